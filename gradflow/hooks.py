@@ -1,0 +1,159 @@
+"""The hook: an identity with a side argument, the sink, whose gradient is defined to be a reading of the gradient.
+
+A net names the points of its spine, `x = hook("block03", x)`. With `silent` nothing happens. With a `Recorder` the point
+also leaves a summary of the activation on the way forward and, through the sink, the norm of its gradient on the way
+back, so one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No buffer of the
+size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a sharded batch.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Hook = Callable[[str, jax.Array], jax.Array]
+Sinks = dict[str, jax.Array]
+# A shortcut's own layer lies beside the main path, so it does not make the net deeper (He 2015 counts as we do).
+SHORTCUT_LAYERS = ("projection",)
+
+
+def silent(name: str, x: jax.Array) -> jax.Array:
+    """The hook that leaves everything alone: what a net uses when nobody listens."""
+    del name
+    return x
+
+
+@jax.custom_vjp
+def tap(x: jax.Array, sink: jax.Array) -> jax.Array:
+    """The identity in `x`. By definition the gradient of `sink` (a scalar) is the Frobenius norm of that of `x`."""
+    del sink
+    return x
+
+
+def _tap_forward(x, sink):
+    return x, sink
+
+
+def _tap_backward(sink, gradient):
+    return gradient, norm(gradient, sink.dtype)
+
+
+def norm(x: jax.Array, dtype=jnp.float32) -> jax.Array:
+    """The Frobenius norm, right over the whole range of `dtype`.
+
+    A plain sum of squares in float32 leaves the range below 1e-19 and above 1e19, where vanishing and exploding gradients
+    live; dividing by the largest entry first (as LAPACK's nrm2 does) costs one more pass and loses nothing.
+    """
+    x = x.astype(dtype)
+    largest = jnp.max(jnp.abs(x))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
+
+
+tap.defvjp(_tap_forward, _tap_backward)
+
+
+def summary(x: jax.Array) -> jax.Array:
+    """Mean, standard deviation and share of exact zeros over all entries of an activation: shape `(3,)`."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.stack([jnp.mean(x), jnp.std(x), jnp.mean(x == 0, dtype=x.dtype)])
+
+
+class Recorder:
+    """The hook of one forward pass: every named point leaves its `summary` in `forward` and its gradient's norm in a sink.
+
+    Raises `ValueError` when a name is used twice or has no sink.
+    """
+
+    def __init__(self, sinks: Mapping[str, jax.Array]):
+        self.sinks = sinks
+        self.forward: dict[str, jax.Array] = {}
+
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        if name in self.forward:
+            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        if name not in self.sinks:
+            raise ValueError(f"no sink for {name!r}: make the sinks from the points of this very net")
+        self.forward[name] = summary(x)
+        return tap(x, self.sinks[name])
+
+
+class Point(NamedTuple):
+    """One named place of a forward pass."""
+
+    name: str
+    position: int  # weighted layers passed on the way from the input: 0 is the input, the depth of the net the logits
+    shape: tuple[int, ...]  # of the activation, batch first
+    dtype: Any
+
+
+def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) -> tuple[Point, ...]:
+    """The points that `forward(hook, *arguments)` passes, in order, found by tracing it without computing anything.
+
+    `layers` are the names of the weighted layers: passing one moves the position on by one, unless it lies on a shortcut.
+    """
+    counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SHORTCUT_LAYERS}
+    found: dict[str, Point] = {}
+    position = 0
+
+    def discover(name: str, x: jax.Array) -> jax.Array:
+        nonlocal position
+        if name in found:
+            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        position += name in counted
+        found[name] = Point(name, position, x.shape, x.dtype)
+        return x
+
+    jax.eval_shape(lambda *arguments: forward(discover, *arguments), *arguments)
+    return tuple(found.values())
+
+
+def make_sinks(points: Iterable[Point]) -> Sinks:
+    """One zero a point. Its dtype is that of the reading: float32, or float64 where the net computes in float64."""
+    return {point.name: jnp.zeros((), jnp.promote_types(point.dtype, jnp.float32)) for point in points}
+
+
+def checkpoint(body: Callable[[Hook, Any], Any], hook: Hook, x: Any) -> Any:
+    """`body(hook, x)` whose activations are computed again on the way back (`jax.checkpoint`), readings included."""
+
+    def inner(x, sinks):
+        recorder = Recorder(sinks)
+        return body(recorder, x), recorder.forward
+
+    if not isinstance(hook, Recorder):
+        return jax.checkpoint(lambda x: body(hook, x))(x)
+    y, forward = jax.checkpoint(inner)(x, hook.sinks)
+    _adopt(hook, forward)
+    return y
+
+
+def scan(body: Callable[[Hook, Any, Any], Any], hook: Hook, names: Sequence[str], carry: Any, stacked: Any) -> Any:
+    """A stack of equal units as one `lax.scan`, recorded under the same names as if it were unrolled.
+
+    `body(hook, carry, unit) -> carry` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that in the
+    i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`. A hook that is not a `Recorder`
+    cannot tell the units apart and is not called.
+    """
+    if not isinstance(hook, Recorder):
+        return jax.lax.scan(lambda carry, unit: (body(silent, carry, unit), None), carry, stacked)[0]
+    prefix = names[0]
+    parts = [name.removeprefix(prefix) for name in hook.sinks if name == prefix or name.startswith(prefix + "/")]
+    sinks = {part: jnp.stack([hook.sinks[name + part] for name in names]) for part in parts}
+
+    def step(carry, unit_and_sinks):
+        unit, sinks = unit_and_sinks
+        recorder = Recorder(sinks)
+        return body(recorder, carry, unit), recorder.forward
+
+    carry, forward = jax.lax.scan(step, carry, (stacked, sinks))
+    for i, name in enumerate(names):
+        _adopt(hook, {name + part: values[i] for part, values in forward.items()})
+    return carry
+
+
+def _adopt(hook: Recorder, forward: Mapping[str, jax.Array]) -> None:
+    for name in forward:
+        if name in hook.forward:
+            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+    hook.forward.update(forward)

@@ -1,0 +1,143 @@
+"""What is read off one training step: (activations, their gradients, weights, updates) to named quantities.
+
+Two pure functions: `Places.of` says once, on the host, where a net is read; `measure` says, inside the step, what.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow.hooks import Point, norm
+
+
+class Quantity(NamedTuple):
+    """What a number in the tables is."""
+
+    at: str  # "activation": every point; "unit": units with a shortcut; "layer": layers with weights; "net": once a step
+    unit: str
+    formula: str
+
+
+_GRADIENT = "gradient of the loss, root mean square over examples"
+QUANTITIES = {
+    "activation_mean": Quantity("activation", "activation", "mean over all entries of x"),
+    "activation_std": Quantity("activation", "activation", "standard deviation over all entries of x"),
+    "zero_fraction": Quantity("activation", "share, 0 to 1", "share of the entries of x that are exactly 0"),
+    "activation_gradient_norm": Quantity("activation", _GRADIENT, "sqrt(B) ||dL/dx||_F"),
+    "identity_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||a||_F, a = what came back through the shortcut"),
+    "residual_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||b||_F, b = what came back through F"),
+    "path_cosine": Quantity("unit", "cosine, -1 to 1", "<a, b> / (||a|| ||b||), from |a+b|^2 - |a|^2 - |b|^2 = 2 <a, b>"),
+    "weight_norm": Quantity("layer", "weight", "||W||_F over the layer's kernel and bias, before the update"),
+    "gradient_norm": Quantity("layer", "loss / weight", "||dL/dW||_F, L = mean loss of the batch, without weight decay"),
+    "update_norm": Quantity("layer", "weight", "||W_after - W_before||_F, learning rate and weight decay included"),
+    "loss": Quantity("net", "nats", "mean cross-entropy of the batch"),
+    "train_error": Quantity("net", "share, 0 to 1", "share of the batch that is classified wrongly, while training"),
+    "test_error": Quantity("net", "share, 0 to 1", "share of the whole test set that is classified wrongly"),
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a net is read: the names behind the vectors of `measure`, in the order of the forward pass."""
+
+    activations: tuple[str, ...]
+    units: tuple[str, ...]  # those with an identity and a residual path
+    layers: tuple[str, ...]  # those with weights
+    position: Mapping[str, int]
+
+    @classmethod
+    def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "Places":
+        """From a net's hook points and the names of its weighted layers."""
+        position = {point.name: point.position for point in points}
+        paths = tuple(name for name in position if name.endswith(("/identity", "/residual")))
+        return cls(
+            activations=tuple(name for name in position if name not in paths),
+            units=tuple(name.removesuffix("/residual") for name in paths if name.endswith("/residual")),
+            layers=tuple(sorted(layers, key=list(position).index)),
+            position=position,
+        )
+
+    def names(self, quantity: str) -> tuple[str, ...]:
+        """The names of the entries of a quantity's vector; the empty name where there is one number a step."""
+        at = {"activation": self.activations, "unit": self.units, "layer": self.layers, "net": ("",)}
+        return at[QUANTITIES[quantity].at]
+
+
+def measure_flow(places: Places, batch: int, forward: Mapping[str, Any], backward: Mapping[str, Any]) -> dict[str, Any]:
+    """The activation quantities, each a vector over `places.names(quantity)`.
+
+    `forward` holds the `hooks.summary` of each point, `backward` the Frobenius norm of its gradient. The loss is a mean
+    over B = `batch` examples; sqrt(B) turns its gradient into the root mean square of the examples' own gradients
+    (exactly so without batch norm, where the loss of one example depends on no other).
+    """
+    summaries = jnp.stack([forward[name] for name in places.activations])
+    back = {name: jnp.sqrt(jnp.asarray(batch, value.dtype)) * value for name, value in backward.items()}
+    readings = {
+        "activation_mean": summaries[:, 0],
+        "activation_std": summaries[:, 1],
+        "zero_fraction": summaries[:, 2],
+        "activation_gradient_norm": jnp.stack([back[name] for name in places.activations]),
+    }
+    if places.units:
+        both, identity, residual = (
+            jnp.stack([back[name + path] for name in places.units]) for path in ("", "/identity", "/residual")
+        )
+        readings["identity_gradient_norm"] = identity
+        readings["residual_gradient_norm"] = residual
+        readings["path_cosine"] = cosine(both, identity, residual)
+    return readings
+
+
+def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The cosine between two vectors of norms `a` and `b` whose sum has the norm `both`; nan where one of them is 0."""
+    largest = jnp.maximum(a, b)
+    both, a, b = both / largest, a / largest, b / largest  # squares of the norms themselves may leave float32
+    return jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1)
+
+
+def measure_weights(places: Places, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+    """For each `quantity=tree`, tree = {layer: its arrays}: the Frobenius norm of each layer, a vector over `places.layers`."""
+    return {
+        quantity: jnp.stack([_layer_norm(tree[layer]) for layer in places.layers]) for quantity, tree in trees.items()
+    }
+
+
+def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:
+    norms = [norm(leaf, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(arrays)]
+    return norms[0] if len(norms) == 1 else norm(jnp.stack(norms), norms[0].dtype)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read at one training step. `values` is `{quantity: {layer: float}}`; nothing is fetched before it is asked for."""
+
+    step: int  # counted from 1: the reading of step 1 is of the initial weights
+    places: Places
+    arrays: Mapping[str, Any]  # on the device: a vector a quantity, and the scalars
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of the batch in nats, before the update."""
+        return float(self.arrays["loss"])
+
+    @property
+    def train_error(self) -> float:
+        """Share of the batch that was classified wrongly."""
+        return float(self.arrays["train_error"])
+
+    @property
+    def test_error(self) -> float | None:
+        """Share of the whole test set that is classified wrongly after this step; None where that was not asked."""
+        return float(self.arrays["test_error"]) if "test_error" in self.arrays else None
+
+    @property
+    def values(self) -> dict[str, dict[str, float]]:
+        """`{quantity: {layer: float}}` for every quantity that is read at layers, units or points."""
+        fetched = jax.device_get({key: value for key, value in self.arrays.items() if value.ndim})
+        return {
+            quantity: dict(zip(self.places.names(quantity), map(float, vector), strict=True))
+            for quantity, vector in fetched.items()
+        }

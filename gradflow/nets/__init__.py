@@ -1,0 +1,101 @@
+"""The nets by name, and the little that is common to all of them: build one, count it, call it as a pure function."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from gradflow.errors import BadInput, choose
+from gradflow.hooks import Hook, Point, points, silent
+from gradflow.nets import residual
+
+
+class Family(NamedTuple):
+    """How a net is made: `build(**settings)` returns it, `check(**settings)` raises `BadInput` and costs nothing."""
+
+    build: Callable[..., nnx.Module]
+    check: Callable[..., None]
+
+
+NETS = {
+    "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None)),
+    "residual": Family(residual.residual, residual.check),
+}
+
+
+def settings(name: str) -> tuple[str, ...]:
+    """The settings that the net called `name` takes; raises `BadInput` with the legal names."""
+    constructor = NETS[choose("net", name, NETS)].build
+    fixed = getattr(constructor, "keywords", {})
+    return tuple(key for key in inspect.signature(constructor).parameters if key not in fixed)
+
+
+def check(name: str, **given: Any) -> None:
+    """Raises `BadInput` if `build(name, **given)` would, without building."""
+    legal = settings(name)
+    for key in given:
+        if key not in legal:
+            raise BadInput(f"net {name!r} has no setting {key!r}: it has {', '.join(legal)}")
+    NETS[name].check(**{key: value for key, value in given.items() if key not in ("classes", "channels", "seed")})
+
+
+def build(name: str, *, classes: int, channels: int, seed: int | jax.Array = 0, **given: Any) -> nnx.Module:
+    """The net called `name` for images of `channels` channels: an `nnx.Module`, `net(images, hook=...) -> logits`.
+
+    Images are `(batch, height, width, channel)`, logits `(batch, classes)`. The same seed gives the same weights.
+    Raises `BadInput` for an unknown net or setting, or a value that the net does not have.
+    """
+    check(name, **given)
+    return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
+
+
+def count_parameters(net: nnx.Module) -> int:
+    """The number of trainable scalars (running statistics of batch norm are not)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
+
+
+def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
+    """A net's structure (hashable), its parameters and its running statistics, the latter two as plain nested dicts.
+
+    The path of a layer in the parameters is its hook name: `params["block03"]["conv1"]["kernel"]`.
+    """
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    return graph, _plain(params), _plain(rest)
+
+
+def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[jax.Array, Any]:
+    """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics."""
+    # Without the copy, batch norm would write into variables of an outer trace.
+    net = nnx.merge(graph, params, rest, copy=True)
+    net.train() if train else net.eval()
+    logits = net(images, hook)
+    return logits, _plain(nnx.state(net, nnx.Not(nnx.Param)))
+
+
+def _plain(state) -> dict[str, Any]:
+    return nnx.to_pure_dict(nnx.as_pure(state))
+
+
+def weighted_layers(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The layers that have a kernel, by hook name (`block03/conv1`), each with its own parameters."""
+    layers = {}
+    for key, value in params.items():
+        if not isinstance(value, dict):
+            continue
+        if "kernel" in value:
+            layers[key] = value
+        else:
+            layers |= {f"{key}/{name}": layer for name, layer in weighted_layers(value).items()}
+    return layers
+
+
+def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...]:
+    """The hook points of a net for images of `(height, width, channel)`, in order, without running it."""
+    graph, params, rest = split(net)
+    dtype = jax.tree.leaves(params)[0].dtype
+    images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
+    forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
+    return points(forward, params, rest, images, layers=weighted_layers(params))

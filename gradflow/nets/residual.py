@@ -1,0 +1,208 @@
+"""Plain and residual nets of any depth (He et al. 2015, arXiv:1512.03385): the shortcut is the only difference.
+
+A unit computes `y = h(x) + F(x)`, where F is two 3x3 layers, or 1x1, 3x3, 1x1 in a bottleneck, and h is the shortcut.
+A plain net is the same net with h left out. So twins have the same layers, the same names and, from the same seed, the
+same initial weights; with option A also the same number of parameters.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow.errors import BadInput, choose
+from gradflow.hooks import Hook, silent
+from gradflow.layers import Atoms, Identity, Linear
+
+FAMILIES = ("cifar", "imagenet")
+SHORTCUTS = ("A", "B", "C")
+ORDERS = ("post", "pre")
+WIDTHS = {"cifar": 16, "imagenet": 64}
+# He 2015, table 1: the units of the four stages, and whether they are bottlenecks.
+IMAGENET = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+EXPANSION = 4  # a bottleneck's output is this many times wider than its middle
+
+
+def stages(family: str, depth: int) -> tuple[tuple[int, ...], bool]:
+    """The number of units of each stage, and whether they are bottlenecks.
+
+    `cifar`: (depth - 2) / 2 two-layer units spread as evenly as can be over three stages, extra units to the earlier
+    ones; that is the paper's family (section 4.2) wherever depth = 6n + 2. `imagenet`: table 1.
+    Raises `BadInput` for a depth that the family does not have, and names the legal ones nearby.
+    """
+    choose("family", family, FAMILIES)
+    if family == "imagenet":
+        if depth not in IMAGENET:
+            raise BadInput(f"family 'imagenet' has no depth {depth}: choose one of {', '.join(map(str, IMAGENET))}")
+        return IMAGENET[depth]
+    if depth < 8 or depth % 2:
+        below = max(8, depth // 2 * 2)
+        raise BadInput(
+            f"family 'cifar' has no depth {depth}: it must be even and at least 8, such as {below} or {below + 2}"
+        )
+    units = (depth - 2) // 2
+    return tuple(units // 3 + (stage < units % 3) for stage in range(3)), False
+
+
+def subsample(x: jax.Array, channels: int, stride: int) -> jax.Array:
+    """Shortcut option A: every `stride`-th pixel, and zeros for the channels that x does not have. No parameters."""
+    x = x[:, ::stride, ::stride]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
+
+
+class Unit(nnx.Module):
+    """`y = f(h(x) + F(x))`. In order `post` (He 2015) a layer is convolution, norm, activation, and f is the activation;
+    in order `pre` (He 2016, arXiv:1603.05027, figure 4e) it is norm, activation, convolution, and f is the identity.
+    """
+
+    def __init__(self, name: str, channels_in: int, layers, shortcut: str | None, order: str, atoms: Atoms, rngs, side):
+        self.name, self.shortcut, self.order = name, shortcut, order
+        self.activation, self.depth = atoms.activation, len(layers)
+        width = channels_in
+        for layer, (kernel, channels, stride) in enumerate(layers, start=1):
+            setattr(self, f"conv{layer}", atoms.convolution(width, channels, kernel, stride, rngs=rngs))
+            setattr(self, f"norm{layer}", atoms.normalisation(channels if order == "post" else width, rngs=rngs))
+            width = channels
+        self.channels, self.stride = width, layers[0][2]
+        changes = self.stride != 1 or width != channels_in
+        self.projects = shortcut == "C" or (shortcut == "B" and changes)
+        if self.projects:
+            self.projection = atoms.convolution(channels_in, width, 1, self.stride, rngs=side)
+            # After a pre-activation net's projection there is no norm: nothing may stand on the path but h.
+            self.projection_norm = atoms.normalisation(width, rngs=side) if order == "post" else Identity()
+
+    def __call__(self, x: jax.Array, hook: Hook = silent) -> jax.Array:
+        x = hook(self.name, x)
+        if self.shortcut is None:
+            y = self.residual(x, hook)
+        else:
+            y = self.identity(hook(f"{self.name}/identity", x), hook)
+            y = y + self.residual(hook(f"{self.name}/residual", x), hook)
+        return self.activation(y) if self.order == "post" else y
+
+    def identity(self, x: jax.Array, hook: Hook) -> jax.Array:
+        """The shortcut h: option A, or a 1x1 projection."""
+        if self.projects:
+            return hook(f"{self.name}/projection", self.projection_norm(self.projection(x)))
+        return subsample(x, self.channels, self.stride)
+
+    def residual(self, x: jax.Array, hook: Hook) -> jax.Array:
+        """The branch F. What a layer's hook sees is its response: after its own norm, before the next activation."""
+        for layer in range(1, self.depth + 1):
+            convolution, norm = getattr(self, f"conv{layer}"), getattr(self, f"norm{layer}")
+            if self.order == "pre":
+                x = convolution(self.activation(norm(x)))
+            else:
+                x = norm(convolution(x if layer == 1 else self.activation(x)))
+            x = hook(f"{self.name}/conv{layer}", x)
+        return x
+
+
+class Net(nnx.Module):
+    """Stem, units, global average pool, classifier: images `(batch, height, width, channel)` to logits `(batch, classes)`.
+
+    The cifar family's stem is one 3x3 layer (He 2015, section 4.2), the imagenet family's a 7x7 layer of stride 2 and a
+    3x3 max pool of stride 2 (table 1). Raises `BadInput` when an image has fewer pixels a side than the total stride.
+    """
+
+    def __init__(self, depth, classes, channels, family, width, shortcut, order, atoms: Atoms, rngs, side):
+        units, bottleneck = stages(family, depth)
+        self.imagenet, self.order, self.activation = family == "imagenet", order, atoms.activation
+        self.total_stride = 2 ** (len(units) - 1) * (4 if self.imagenet else 1)
+        self.dtype = atoms.dtype
+        self.stem = atoms.convolution(channels, width, *((7, 2) if self.imagenet else (3, 1)), rngs=rngs)
+        # A pre-activation net normalises before each convolution, so its stem has no norm and its end has one.
+        self.norm = atoms.normalisation(width if order == "post" else _output(width, units, bottleneck), rngs=rngs)
+        digits = max(2, len(str(sum(units))))
+        names, channels_in = [], width
+        for stage, count in enumerate(units):
+            for first in (True,) + (False,) * (count - 1):
+                name = f"block{len(names) + 1:0{digits}d}"
+                layers = _layers(width * 2**stage, 2 if first and stage else 1, bottleneck)
+                setattr(self, name, Unit(name, channels_in, layers, shortcut, order, atoms, rngs, side))
+                names.append(name)
+                channels_in = layers[-1][1]
+        self.units = tuple(names)
+        self.head = Linear(channels_in, classes, initialisation=atoms.initialisation, rngs=rngs)
+
+    def __call__(self, images: jax.Array, hook: Hook = silent) -> jax.Array:
+        if min(images.shape[1:3]) < self.total_stride:
+            raise BadInput(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this net: "
+                f"it needs at least {self.total_stride} pixels a side"
+            )
+        x = self.stem(images)
+        if self.order == "post":
+            x = self.activation(hook("stem", self.norm(x)))
+        else:
+            x = hook("stem", x)
+        if self.imagenet:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for name in self.units:
+            x = getattr(self, name)(x, hook)
+        if self.order == "pre":
+            x = self.activation(self.norm(x))
+        return hook("head", self.head(jnp.mean(x, axis=(1, 2))))
+
+
+def _layers(channels: int, stride: int, bottleneck: bool) -> list[tuple[int, int, int]]:
+    """F's layers as (kernel, channels, stride). Stride 2 is in the first one, as in the paper; torchvision differs."""
+    if bottleneck:
+        return [(1, channels, stride), (3, channels, 1), (1, EXPANSION * channels, 1)]
+    return [(3, channels, stride), (3, channels, 1)]
+
+
+def _output(width: int, units: tuple[int, ...], bottleneck: bool) -> int:
+    return width * 2 ** (len(units) - 1) * (EXPANSION if bottleneck else 1)
+
+
+def check(
+    *, depth: int, family: str = "cifar", width: int | None = None, shortcut: str | None = "A", order: str = "post", **atoms
+) -> None:
+    """Raises `BadInput` with the legal values for anything that `residual` would not build; builds nothing."""
+    stages(family, depth)
+    choose("order", order, ORDERS)
+    if shortcut is not None:
+        choose("shortcut", shortcut, SHORTCUTS)
+    if width is not None and width < 1:
+        raise BadInput(f"width {width} is not legal: it must be at least 1")
+    Atoms(**atoms)
+
+
+def residual(
+    *,
+    depth: int,
+    classes: int,
+    channels: int,
+    seed: int | jax.Array = 0,
+    family: str = "cifar",
+    width: int | None = None,
+    shortcut: str | None = "A",
+    order: str = "post",
+    normalisation: str = "batch",
+    activation: str = "relu",
+    initialisation: str = "he",
+    dtype=None,
+) -> Net:
+    """A residual net of `depth` weighted layers; `width` is that of the first stage (16, or 64 in family imagenet).
+
+    Shortcut A pads with zeros, B projects where the shape changes, C projects everywhere (He 2015, section 4.1).
+    `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not legal.
+    """
+    check(depth=depth, family=family, shortcut=shortcut, order=order, width=width)
+    width = WIDTHS[family] if width is None else width
+    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    key = jax.random.key(seed)
+    # Projections draw from a stream of their own, so that the twins' other weights do not depend on the shortcut.
+    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+    return Net(depth, classes, channels, family, width, shortcut, order, atoms, rngs, side)
+
+
+plain = functools.partial(residual, shortcut=None)

@@ -1,0 +1,43 @@
+"""Settings to an optax chain and its schedule."""
+
+import optax
+
+from gradflow.errors import BadInput, choose
+
+SCHEDULES = ("step", "cosine", "constant")
+OPTIMISERS = ("sgd", "nesterov", "adam", "adamw")
+
+
+def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> optax.Schedule:
+    """The learning rate as a function of the step, from 0.
+
+    `step`: divided by 10 after one half and three quarters of the steps (He 2015, section 4.2: 32k and 48k of 64k).
+    `cosine`: down to zero at the end. `constant`. During the first `warmup` steps the rate is a tenth of `learning_rate`,
+    as the paper does for 110 layers (400 steps), and the rest of the schedule stays where it was.
+    """
+    choose("schedule", name, SCHEDULES)
+    if not 0 <= warmup <= steps:
+        raise BadInput(f"warm-up of {warmup} steps is not legal: choose 0 to {steps}, the steps of the run")
+    if name == "step":
+        main = optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.1, steps * 3 // 4: 0.1})
+    elif name == "cosine":
+        main = optax.cosine_decay_schedule(learning_rate, steps)
+    else:
+        main = optax.constant_schedule(learning_rate)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.constant_schedule(learning_rate / 10), lambda step: main(step + warmup)], [warmup])
+
+
+def optimiser(name: str, rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    """`sgd` and `nesterov` with momentum; `adam` with `momentum` as its beta 1; both add the decay to the gradient, as the
+    papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019).
+    """
+    choose("optimiser", name, OPTIMISERS)
+    if name == "adamw":
+        return optax.adamw(rate, b1=momentum, weight_decay=weight_decay)
+    if name == "adam":
+        update = optax.adam(rate, b1=momentum)
+    else:
+        update = optax.sgd(rate, momentum=momentum or None, nesterov=name == "nesterov")
+    return optax.chain(optax.add_decayed_weights(weight_decay), update) if weight_decay else update

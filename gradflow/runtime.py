@@ -1,0 +1,85 @@
+"""What the platform needs: compile options, devices, the mesh, and the environment of a run's own process."""
+
+import functools
+import os
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# XLA's CPU compiler has a faster library for convolutions and products, which it does not use unless asked: a factor
+# of 2 on a ResNet step. The names are those of the compile option; jaxlib refuses an option that it does not know.
+_YNNPACK = {
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(
+        f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("REDUCE", "DOT", "ELTWISE")
+    )
+}
+# A step maps and faults in its temporary memory anew; huge pages make that cheap. glibc reads this when a process starts.
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+@functools.cache
+def compile_options() -> dict[str, str]:
+    """The options for `jax.jit` on this platform: the fast CPU library where jaxlib has it, nothing elsewhere."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=_YNNPACK)(0).block_until_ready()
+    except Exception:  # whatever a jaxlib without the option raises: the option is only there to be faster
+        return {}
+    return dict(_YNNPACK)
+
+
+def compiled(function: Callable, **options: Any) -> Any:
+    """`jax.jit` with this platform's compile options."""
+    return jax.jit(function, compiler_options=compile_options() or None, **options)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a run's own process: that of this one, and what must be there before a process starts."""
+    return {**_HUGE_PAGES, **os.environ} if platform.system() == "Linux" else dict(os.environ)
+
+
+def mesh() -> Mesh:
+    """All devices of all hosts along one axis, `batch`."""
+    return Mesh(np.array(jax.devices()), ("batch",))
+
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """A copy of `tree` on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def along_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec("batch"))
+
+
+def cores() -> int:
+    """The number of cores that this process may use: part of what fixes a result to the last bit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """What a result depends on beside its settings, for `config.json`: versions, devices, cores, switches."""
+    packages = ("gradflow", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": cores(),
+        "compile_options": compile_options(),
+        "huge_pages": "glibc.malloc.hugetlb" in os.environ.get("GLIBC_TUNABLES", ""),
+        "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
+    }
+
+
+def dtype(precision: str) -> Any:
+    """The dtype of the computation: None (that of the parameters) for `float32`, or bfloat16 for accelerators."""
+    return {"float32": None, "bfloat16": jnp.bfloat16}[precision]

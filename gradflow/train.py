@@ -1,0 +1,221 @@
+"""Training as a pure step, `(state, batch) -> (state, reading)`, and a generator of its readings."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from gradflow import data, nets, runtime
+from gradflow.errors import BadInput
+from gradflow.hooks import Recorder, make_sinks, silent
+from gradflow.measure import Places, Reading, measure_flow, measure_weights
+
+
+class State(NamedTuple):
+    """All that changes from step to step; with the seed and the data it decides what follows."""
+
+    params: Any
+    rest: Any  # running statistics of batch norm
+    optimiser: Any
+    step: jax.Array  # steps taken
+
+
+def loss_and_error(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean cross-entropy in nats, and the share of wrong answers; logits `(batch, classes)`, labels `(batch,)`."""
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return loss, jnp.mean(jnp.argmax(logits, axis=-1) != labels, dtype=loss.dtype)
+
+
+def gradients(graph, points, params, rest, images, labels):
+    """One forward and one backward pass: the gradient of the parameters, and what the hooks saw.
+
+    Returns `(gradients, backward, forward, rest, loss, error)`; `backward` is the gradient of the sinks.
+    """
+
+    def loss_of(params, sinks):
+        recorder = Recorder(sinks) if points else silent
+        logits, new_rest = nets.apply(graph, params, rest, images, recorder)
+        loss, error = loss_and_error(logits, labels)
+        return loss, (getattr(recorder, "forward", {}), new_rest, error)
+
+    (loss, (forward, rest, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
+        params, make_sinks(points)
+    )
+    return gradient, backward, forward, rest, loss, error
+
+
+def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
+    """The training step `step(state, images, labels) -> (state, readings)`; without `points` only loss and error are read."""
+    places = Places.of(points, layers) if points else None
+
+    def step(state: State, images, labels):
+        gradient, backward, forward, rest, loss, error = gradients(
+            graph, points, state.params, state.rest, images, labels
+        )
+        updates, moments = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        readings = {"loss": loss, "train_error": error}
+        if places:
+            readings |= measure_flow(places, len(labels), forward, backward)
+            readings |= measure_weights(
+                places,
+                weight_norm=nets.weighted_layers(state.params),
+                gradient_norm=nets.weighted_layers(gradient),
+                update_norm=nets.weighted_layers(updates),
+            )
+        return State(params, rest, moments, state.step + 1), readings
+
+    return step
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A data set on the device, and how a step's batch is made of it."""
+
+    images: jax.Array  # uint8 (n, height, width, channel), resident
+    labels: jax.Array
+    mean: jax.Array
+    deviation: jax.Array
+    key: jax.Array  # of the augmentation
+    augment: bool
+
+    def __call__(self, images, labels, step: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The images and labels at `indices`, normalised, and augmented by a key that depends on the step alone."""
+        chosen = data.normalise(images[indices], self.mean, self.deviation)
+        if self.augment:
+            chosen = data.augment(jax.random.fold_in(self.key, step), chosen)
+        return chosen, labels[indices]
+
+
+class Training:
+    """A net, its data and its optimiser, compiled: `step` and `evaluate`, and the state to start from.
+
+    The state is donated to the step and the batch is sharded over all devices. `record=False` compiles the hooks out.
+    Raises `BadInput` when the data do not fit the net, the batch or the devices.
+    """
+
+    def __init__(
+        self,
+        net: nnx.Module,
+        dataset: data.Dataset,
+        optimiser: optax.GradientTransformation,
+        *,
+        batch: int,
+        seed: int = 0,
+        augment: bool = False,
+        centre: str = "channel",
+        record: bool = True,
+    ):
+        self.mesh = runtime.mesh()
+        if batch % self.mesh.size:
+            raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
+        self.seed, self.batch, self.count = seed, batch, len(dataset.train_images)
+        data.indices(seed, 0, batch, self.count)  # raises if the data set is smaller than the batch
+        graph, params, rest = nets.split(net)
+        points = nets.points_of(net, dataset.image_shape)
+        layers = tuple(nets.weighted_layers(params))
+        self.places = Places.of(points, layers)
+        place = functools.partial(runtime.everywhere, self.mesh)
+        self.initial: State = place(State(params, rest, optimiser.init(params), jnp.zeros((), jnp.int32)))
+        mean, deviation = data.statistics(dataset.train_images, centre)
+        batches = Batches(*place((dataset.train_images, dataset.train_labels)), mean, deviation,
+                          jax.random.fold_in(jax.random.key(seed), 2), augment)  # fmt: skip
+        self._images, self._labels = batches.images, batches.labels
+        take = make_step(graph, points if record else (), layers, optimiser)
+
+        def step(state: State, images, labels, indices):
+            return take(state, *batches(images, labels, state.step, indices))
+
+        def wrong(state: State, images, labels):
+            logits, _ = nets.apply(graph, state.params, state.rest, data.normalise(images, mean, deviation), train=False)
+            return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
+
+        self._step = runtime.compiled(step, donate_argnums=0)
+        self._wrong = runtime.compiled(wrong)
+        self._test = dataset.test_images, dataset.test_labels
+
+    def step(self, state: State, number: int) -> tuple[State, dict[str, jax.Array]]:
+        """Step `number` (from 0) on the batch that seed and number say. The state given is used up."""
+        indices = data.indices(self.seed, number, self.batch, self.count)
+        indices = jax.device_put(indices, runtime.along_batch(self.mesh))
+        return self._step(state, self._images, self._labels, indices)
+
+    def evaluate(self, state: State) -> jax.Array:
+        """Share of wrong answers on the whole test set, with the running statistics."""
+        images, labels = self._test
+        chunk = -(-min(len(labels), 512) // self.mesh.size) * self.mesh.size
+        total = 0
+        for start in range(0, len(labels), chunk):
+            some, answers = images[start : start + chunk], labels[start : start + chunk]
+            missing = chunk - len(answers)  # the last chunk is filled up, so that one compiled shape serves all
+            some = np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            answers = np.pad(answers, (0, missing), constant_values=-1)
+            total += self._wrong(state, *jax.device_put((some, answers), runtime.along_batch(self.mesh)))
+        return total / len(labels)
+
+    def readings(
+        self,
+        steps: int,
+        state: State | None = None,
+        *,
+        test_at: Callable[[int], bool] = lambda step: False,
+        save_at: Callable[[int], bool] = lambda step: False,
+        save: Callable[[int, State], None] = lambda step, state: None,
+    ) -> Iterator[Reading]:
+        """Trains to `steps` steps from `state` (default: from the start), one `Reading` a step.
+
+        A reading is handed out only when the next step is already under way, so that the device never waits for who reads.
+        Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
+        """
+        state = jax.tree.map(jnp.copy, self.initial) if state is None else state
+        late = None
+        for number in range(int(state.step), steps):
+            state, arrays = self.step(state, number)
+            if late:
+                yield late
+            if test_at(number + 1):
+                arrays["test_error"] = self.evaluate(state)
+            late = Reading(number + 1, self.places, arrays)
+            if save_at(number + 1):
+                yield late
+                late = None
+                save(number + 1, state)
+        if late:
+            yield late
+
+
+def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
+    """One reading of a net on one batch: images `(batch, height, width, channel)`, used as they are, labels `(batch,)`.
+
+    Nothing is updated, neither weights nor running statistics, so there is no `update_norm`. Raises `BadInput` for
+    images or labels that do not fit.
+    """
+    images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise BadInput(
+            f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
+            "(batch, height, width, channel) and integer labels (batch,)"
+        )
+    graph, params, rest = nets.split(net)
+    points = nets.points_of(net, images.shape[1:])
+    places = Places.of(points, nets.weighted_layers(params))
+    return Reading(0, places, _read(graph, points, params, rest, images, labels))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _read(graph, points, params, rest, images, labels):
+    layers = nets.weighted_layers
+    gradient, backward, forward, _, loss, error = gradients(graph, points, params, rest, images, labels)
+    places = Places.of(points, layers(params))
+    return {
+        "loss": loss,
+        "train_error": error,
+        **measure_flow(places, len(labels), forward, backward),
+        **measure_weights(places, weight_norm=layers(params), gradient_norm=layers(gradient)),
+    }
