@@ -1,0 +1,77 @@
+"""gradflow: watch gradients vanish, explode and survive in plain and residual nets of any depth.
+
+Public names are imported when they are first used, so that `import gradflow` and `gradflow --help` do not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradflow import data, hooks, nets, plot
+    from gradflow.data import load as load_data
+    from gradflow.errors import BadInput
+    from gradflow.measure import QUANTITIES, Reading
+    from gradflow.nets import count_parameters
+    from gradflow.run import Run, train
+    from gradflow.sweep import grid
+    from gradflow.table import load
+    from gradflow.training import read
+    from gradflow.verdict import Claim, Verdict, final_error, judge, paired, regime, slopes, spine
+
+_HOME = {
+    "BadInput": "errors",
+    "Claim": "verdict",
+    "QUANTITIES": "measure",
+    "Reading": "measure",
+    "Run": "run",
+    "Verdict": "verdict",
+    "count_parameters": "nets",
+    "final_error": "verdict",
+    "grid": "sweep",
+    "judge": "verdict",
+    "load": "table",
+    "load_data": "data",
+    "paired": "verdict",
+    "read": "training",
+    "regime": "verdict",
+    "slopes": "verdict",
+    "spine": "verdict",
+    "train": "run",
+}
+_ROOMS = ("data", "hooks", "nets", "plot")
+
+__all__ = [
+    "QUANTITIES",
+    "BadInput",
+    "Claim",
+    "Reading",
+    "Run",
+    "Verdict",
+    "count_parameters",
+    "data",
+    "final_error",
+    "grid",
+    "hooks",
+    "judge",
+    "load",
+    "load_data",
+    "nets",
+    "paired",
+    "plot",
+    "read",
+    "regime",
+    "slopes",
+    "spine",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"gradflow.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradflow' has no attribute {name!r}")
+    room = importlib.import_module(f"gradflow.{_HOME[name]}")
+    value = getattr(room, "load" if name == "load_data" else name)
+    globals()[name] = value
+    return value

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ class State(NamedTuple):
     rest: Any  # running statistics of batch norm
     optimiser: Any
     step: jax.Array  # steps taken
+    key: jax.Array  # raw key data, of the augmentation
 
 
 def loss_and_error(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -69,32 +69,13 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
                 gradient_norm=nets.weighted_layers(gradient),
                 update_norm=nets.weighted_layers(updates),
             )
-        return State(params, rest, moments, state.step + 1), readings
+        return State(params, rest, moments, state.step + 1, state.key), readings
 
     return step
 
 
-@dataclass(frozen=True)
-class Batches:
-    """A data set on the device, and how a step's batch is made of it."""
-
-    images: jax.Array  # uint8 (n, height, width, channel), resident
-    labels: jax.Array
-    mean: jax.Array
-    deviation: jax.Array
-    key: jax.Array  # of the augmentation
-    augment: bool
-
-    def __call__(self, images, labels, step: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The images and labels at `indices`, normalised, and augmented by a key that depends on the step alone."""
-        chosen = data.normalise(images[indices], self.mean, self.deviation)
-        if self.augment:
-            chosen = data.augment(jax.random.fold_in(self.key, step), chosen)
-        return chosen, labels[indices]
-
-
 class Training:
-    """A net, its data and its optimiser, compiled: `step` and `evaluate`, and the state to start from.
+    """A net's structure, a data set and an optimiser, compiled once: `start` from any seed, `step`, `evaluate`.
 
     The state is donated to the step and the batch is sharded over all devices. `record=False` compiles the hooks out.
     Raises `BadInput` when the data do not fit the net, the batch or the devices.
@@ -107,30 +88,25 @@ class Training:
         optimiser: optax.GradientTransformation,
         *,
         batch: int,
-        seed: int = 0,
         augment: bool = False,
         centre: str = "channel",
         record: bool = True,
     ):
-        self.mesh = runtime.mesh()
+        self.mesh, self.batch, self.count = runtime.mesh(), batch, len(dataset.train_images)
         if batch % self.mesh.size:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
-        self.seed, self.batch, self.count = seed, batch, len(dataset.train_images)
-        data.indices(seed, 0, batch, self.count)  # raises if the data set is smaller than the batch
-        graph, params, rest = nets.split(net)
-        points = nets.points_of(net, dataset.image_shape)
-        layers = tuple(nets.weighted_layers(params))
-        self.places = Places.of(points, layers)
-        place = functools.partial(runtime.everywhere, self.mesh)
-        self.initial: State = place(State(params, rest, optimiser.init(params), jnp.zeros((), jnp.int32)))
+        data.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
+        graph, params, _ = nets.split(net)
+        points, layers = nets.points_of(net, dataset.image_shape), tuple(nets.weighted_layers(params))
+        self.places, self.optimiser = Places.of(points, layers), optimiser
         mean, deviation = data.statistics(dataset.train_images, centre)
-        batches = Batches(*place((dataset.train_images, dataset.train_labels)), mean, deviation,
-                          jax.random.fold_in(jax.random.key(seed), 2), augment)  # fmt: skip
-        self._images, self._labels = batches.images, batches.labels
         take = make_step(graph, points if record else (), layers, optimiser)
 
         def step(state: State, images, labels, indices):
-            return take(state, *batches(images, labels, state.step, indices))
+            chosen = data.normalise(images[indices], mean, deviation)
+            if augment:
+                chosen = data.augment(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), chosen)
+            return take(state, chosen, labels[indices])
 
         def wrong(state: State, images, labels):
             logits, _ = nets.apply(graph, state.params, state.rest, data.normalise(images, mean, deviation), train=False)
@@ -138,13 +114,20 @@ class Training:
 
         self._step = runtime.compiled(step, donate_argnums=0)
         self._wrong = runtime.compiled(wrong)
+        self._train = runtime.everywhere(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
 
-    def step(self, state: State, number: int) -> tuple[State, dict[str, jax.Array]]:
+    def start(self, net: nnx.Module, seed: int) -> State:
+        """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
+        _, params, rest = nets.split(net)
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        state = State(params, rest, self.optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
+        return jax.tree.map(jnp.copy, runtime.everywhere(self.mesh, state))
+
+    def step(self, state: State, seed: int, number: int) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up."""
-        indices = data.indices(self.seed, number, self.batch, self.count)
-        indices = jax.device_put(indices, runtime.along_batch(self.mesh))
-        return self._step(state, self._images, self._labels, indices)
+        indices = data.indices(seed, number, self.batch, self.count)
+        return self._step(state, *self._train, jax.device_put(indices, runtime.along_batch(self.mesh)))
 
     def evaluate(self, state: State) -> jax.Array:
         """Share of wrong answers on the whole test set, with the running statistics."""
@@ -161,22 +144,22 @@ class Training:
 
     def readings(
         self,
+        state: State,
+        seed: int,
         steps: int,
-        state: State | None = None,
         *,
         test_at: Callable[[int], bool] = lambda step: False,
         save_at: Callable[[int], bool] = lambda step: False,
         save: Callable[[int, State], None] = lambda step, state: None,
     ) -> Iterator[Reading]:
-        """Trains to `steps` steps from `state` (default: from the start), one `Reading` a step.
+        """Trains from `state` to `steps` steps, one `Reading` a step.
 
         A reading is handed out only when the next step is already under way, so that the device never waits for who reads.
         Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
         """
-        state = jax.tree.map(jnp.copy, self.initial) if state is None else state
         late = None
         for number in range(int(state.step), steps):
-            state, arrays = self.step(state, number)
+            state, arrays = self.step(state, seed, number)
             if late:
                 yield late
             if test_at(number + 1):

@@ -1,0 +1,213 @@
+"""The verbs of the command line. JAX is imported only inside a verb, so that `--help` answers at once."""
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from gradflow.errors import BadInput
+from gradflow.run import Run
+
+EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED = 1, 2, 3, 130
+
+# Every setting of a run as an option that takes one value or several: several make a grid.
+def _values(field: dataclasses.Field) -> Any:
+    kind = int if field.type == int | None else field.type
+    return Annotated[tuple[kind, ...], tyro.conf.arg(help=f"a run's own: {field.default}", help_behavior_hint="")]
+
+
+Settings: Any = dataclasses.make_dataclass(
+    "Settings", [(field.name, _values(field), ()) for field in dataclasses.fields(Run) if field.name != "seed"]
+)
+Settings.__doc__ = "Any setting of a run; several values of one make a grid."
+NONE = Settings()
+_Settings = Annotated[Settings, tyro.conf.arg(name="")]
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """The settings that the user gave, each with its tuple of values."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if value}
+
+
+def list_() -> int:
+    """List experiments, nets and data sets."""
+    from gradflow import experiment
+    from gradflow.data import EMBEDDED
+    from gradflow.nets import NETS, settings
+
+    print("experiments")
+    for name, path in experiment.known().items():
+        print(f"  {name:14} {experiment.idea(path)}")
+    print("nets")
+    for name in NETS:
+        print(f"  {name:14} {', '.join(key for key in settings(name) if key not in ('classes', 'channels', 'seed', 'dtype'))}")
+    print("data sets")
+    print(f"  {', '.join(EMBEDDED):14} embedded; or a local path (parquet, IDX or image folder); or a Hub name with [hub]")
+    return 0
+
+
+def run(
+    experiment: Positional[str],
+    *,
+    settings: _Settings = NONE,
+    smoke: bool = False,
+    full: bool = False,
+    results: Path = Path("results"),
+    seeds: int | None = None,
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run or resume all runs of an experiment, print its verdict, write figures and report.
+
+    Args:
+        experiment: a name from `gradflow list`, or the path of your own file.
+        settings: replaces settings of the experiment's runs.
+        smoke: seconds instead of minutes; shows that everything works, decides nothing.
+        full: the paper's own size.
+        results: the results go to RESULTS/<experiment>.
+        seeds: how many seeds, from 0.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow import experiment as experiments
+    from gradflow import report, sweep
+
+    if smoke and full:
+        raise BadInput("--smoke and --full exclude each other: choose one")
+    chosen = experiments.load(experiment)
+    preset = "smoke" if smoke else "full" if full else "default"
+    runs = experiments.make_runs(chosen, preset, given(settings), seeds)
+    folder = results / chosen.name
+    failed, seconds = _execute(runs, folder, workers, checkpoint_seconds)
+    frame = sweep.published(runs, folder)
+    verdict = report.write(folder, frame, chosen, _made(runs, folder, seconds))
+    for finding in verdict.findings:
+        print(report.line(finding))
+    print(f"{verdict.outcome}: {verdict.title}")
+    print(f"figures and report: {folder}")
+    return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0
+
+
+def sweep(
+    *,
+    settings: _Settings = NONE,
+    seeds: int = 1,
+    results: Path = Path("results"),
+    name: str = "sweep",
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run a grid of settings: several values of a setting make several runs.
+
+    Args:
+        settings: the settings of the runs.
+        seeds: how many seeds of each, from 0.
+        results: the results go to RESULTS/<name>.
+        name: the name of this sweep.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow import report
+    from gradflow import sweep as sweeps
+
+    runs = sweeps.grid(seeds, **given(settings))
+    folder = results / name
+    failed, _ = _execute(runs, folder, workers, checkpoint_seconds)
+    frame = sweeps.published(runs, folder)
+    report.draw(folder, report.sweep_figures(frame))
+    print(f"tables and figures: {folder}")
+    return EXIT_RUN_FAILED if failed else 0
+
+
+def plot(results: Positional[Path]) -> int:
+    """Redraw the figures of a results folder from its tables alone."""
+    from gradflow import experiment, report, table
+
+    frame = table.load(results)
+    judged = table.read_json(results / "verdict.json")
+    if judged:
+        chosen = experiment.load(judged["experiment"])
+        figures = chosen.figure(frame, chosen.verdict(frame))
+    else:
+        figures = report.sweep_figures(frame)
+    for name in report.draw(results, figures):
+        print(results / name)
+    return 0
+
+
+def describe(
+    net: Positional[str],
+    *,
+    settings: _Settings = NONE,
+    image: int | None = None,
+    channels: int = 3,
+    classes: int | None = None,
+) -> int:
+    """Print a net's layers, output shapes, parameters, multiply-adds and positions, without running it.
+
+    Args:
+        net: a name from `gradflow list`.
+        settings: the settings of the net.
+        image: the image's side in pixels (32, or 224 in family imagenet).
+        channels: of the image.
+        classes: of the classifier (10, or 1000 in family imagenet).
+    """
+    from gradflow import describe as describing
+
+    values = {name: value[0] for name, value in given(settings).items()}
+    print(describing.table(net, image=image, channels=channels, classes=classes, **values))
+    return 0
+
+
+def worker(cores: Positional[str]) -> int:
+    """What a sweep starts: does the runs that come in on standard input."""
+    from gradflow import sweep
+
+    sweep.work(cores)
+    return 0
+
+
+def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> tuple[int, float]:
+    from gradflow import sweep
+    from gradflow.live import View
+
+    begun = time.monotonic()
+    finished = sum(record.finished for _, record in sweep.records(runs, folder).values())
+    with View(len(runs), finished) as view:
+        outcome = sweep.execute(runs, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
+    for name, reason in outcome.reasons.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return len(outcome.reasons), time.monotonic() - begun
+
+
+def _made(runs: list[Run], folder: Path, seconds: float) -> dict[str, Any]:
+    from gradflow import report, sweep
+
+    configs = [record.config for _, record in sweep.records(runs, folder).values()]
+    statuses = [record.status for _, record in sweep.records(runs, folder).values()]
+    machine = next((config["machine"] for config in configs if config), {})
+    made = report.made_by(shlex.join(["gradflow", *sys.argv[1:]]), seconds, machine)
+    return made | {"run_seconds": round(sum(status.get("seconds", 0) for status in statuses))}
+
+
+VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe}
+
+
+def main() -> None:
+    """The entry point: parses, runs the verb, and turns `BadInput` into one line and exit code 2."""
+    if sys.argv[1:2] == ["worker"]:  # started by a sweep, not by a person: not among the verbs
+        sys.exit(worker(*sys.argv[2:3]))
+    try:
+        verb = tyro.extras.subcommand_cli_from_dict  # one subparser a verb, from its signature
+        sys.exit(verb(VERBS, prog="gradflow", description="Watch gradients vanish, explode and survive."))
+    except BadInput as error:
+        print(f"gradflow: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)

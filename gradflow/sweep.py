@@ -1,0 +1,278 @@
+"""Many runs: which are not yet done, and who executes them. Each worker is a process of its own, pinned to its cores.
+
+The parent hands a worker one run at a time, as a line of JSON, and reads what happens to it as lines of JSON. A worker
+that dies takes only its current run with it, and is replaced. A run that another command is writing is left to it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from gradflow import table
+from gradflow.errors import BadInput
+from gradflow.run import Run
+from gradflow.table import Record
+
+Event = dict[str, Any]  # "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": its folder's name
+
+
+def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
+    """All combinations of the choices, each from `seeds` seeds; the seeds of one setting are neighbours."""
+    if seeds < 1:
+        raise BadInput(f"seeds {seeds} is not legal: it must be at least 1")
+    names = list(choices)
+    settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
+    return [Run(**setting, seed=seed) for setting in settings for seed in range(seeds)]
+
+
+def records(runs: Sequence[Run], results: Path) -> dict[str, tuple[Run, Record]]:
+    """The record of each run, by folder name. Reads the data once, to know their digest."""
+    from gradflow import data
+
+    digests = {name: data.digest(name) for name in {run.data for run in runs}}
+    named = [(run.folder_name(digests[run.data]), run) for run in runs]
+    return {name: (run, Record(results / "runs" / name)) for name, run in named}
+
+
+@dataclass
+class Outcome:
+    """How each run ended: `done`, `diverged` or `failed`, by folder name; for the failed ones, why."""
+
+    ended: dict[str, str]
+    reasons: dict[str, str]
+
+
+def execute(
+    runs: Sequence[Run],
+    results: Path,
+    *,
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    watch: Callable[[Event], None] = lambda event: None,
+) -> Outcome:
+    """Brings all runs to their end, in `results/runs/`; those that are finished already are not run again.
+
+    `workers` processes share the cores evenly; by default one a core, or one in all where there is an accelerator.
+    Raises `BadInput` when data, settings or folder do not allow a run; what was recorded is kept.
+    """
+    named = records(runs, results)
+    outcome = Outcome({}, {})
+    todo = []
+    for name, (_, record) in named.items():
+        if record.finished:
+            outcome.ended[name] = record.status["state"]
+        else:
+            todo.append(name)
+    total, workers = _count_workers(workers)
+    pool = _Pool(workers, total // workers)
+    try:
+        while todo:
+            busy = []
+            for event in pool.run([_job(name, *named[name], checkpoint_seconds) for name in todo]):
+                name, kind = event["run"], event["event"]
+                if kind == "bad":
+                    raise BadInput(event["reason"])
+                if kind == "busy":
+                    busy.append(name)
+                elif kind in ("done", "diverged", "failed"):
+                    outcome.ended[name] = kind
+                    if kind == "failed":
+                        outcome.reasons[name] = event["reason"]
+                watch(event)
+            # Another command is writing these: wait until it has finished them, or died and left them to us.
+            todo = busy
+            if busy:
+                time.sleep(1)
+    finally:
+        pool.close()
+    return outcome
+
+
+def _count_workers(workers: int | None) -> tuple[int, int]:
+    total = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        # Looking for the device files keeps this process from claiming the accelerator that its worker needs.
+        accelerator = any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "kfd", "accel[0-9]*"))
+        return total, 1 if accelerator else total
+    if not 1 <= workers <= total:
+        raise BadInput(f"workers {workers} is not legal: this machine has cores for 1 to {total}")
+    return total, workers
+
+
+def _job(name: str, run: Run, record: Record, checkpoint_seconds: float) -> Event:
+    return {
+        "run": name,
+        "settings": dataclasses.asdict(run),
+        "folder": str(record.folder.absolute()),
+        "checkpoint_seconds": checkpoint_seconds,
+        "command": sys.argv,
+    }
+
+
+class _Pool:
+    """Worker processes that live as long as the sweep."""
+
+    def __init__(self, size: int, cores: int):
+        self.cores = [range(i * cores, (i + 1) * cores) for i in range(size)]
+        self.processes: list[subprocess.Popen | None] = [None] * size
+        self.events: queue.Queue[tuple[int, Event | None]] = queue.Queue()
+
+    def run(self, jobs: list[Event]) -> Iterator[Event]:
+        """Hands the jobs out and yields what happens to them, until each has ended one way or another.
+
+        A free worker takes first what differs only in seed from what it just did: that is compiled already.
+        """
+        waiting, current = list(jobs), {}
+        last: dict[int, Event] = {}
+        for worker in range(len(self.processes)):
+            self._next(worker, waiting, current, last)
+        while current:
+            worker, event = self.events.get()
+            if worker not in current:
+                continue
+            if event is None:
+                self.processes[worker] = None
+                event = {"event": "failed", "run": current[worker]["run"], "reason": "its process was killed"}
+            yield event
+            if event["event"] not in ("started", "reading"):
+                del current[worker]
+                self._next(worker, waiting, current, last)
+
+    def _next(self, worker: int, waiting: list[Event], current: dict[int, Event], last: dict[int, Event]) -> None:
+        if not waiting:
+            return
+        others = [_kind(job) for other, job in last.items() if other != worker]
+        same = [job for job in waiting if worker in last and _kind(job) == _kind(last[worker])]
+        fresh = [job for job in waiting if _kind(job) not in others]
+        job = (same or fresh or waiting)[0]
+        waiting.remove(job)
+        current[worker] = last[worker] = job
+        process = self.processes[worker] or self._spawn(worker)
+        with contextlib.suppress(BrokenPipeError):  # it has just died: the reader says so
+            assert process.stdin
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+
+    def _spawn(self, worker: int) -> subprocess.Popen:
+        from gradflow import runtime
+
+        cores = ",".join(map(str, self.cores[worker]))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gradflow", "worker", cores],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=runtime.child_environment(),
+            start_new_session=True,  # Ctrl-C reaches the parent alone, who asks the workers to stop
+        )
+        self.processes[worker] = process
+        threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()
+        return process
+
+    def _listen(self, worker: int, process: subprocess.Popen) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self.events.put((worker, json.loads(line)))
+        process.wait()
+        self.events.put((worker, None))
+
+    def close(self) -> None:
+        """Ends the workers: an idle one at once, a busy one after a checkpoint."""
+        alive = [process for process in self.processes if process and process.poll() is None]
+        for process in alive:
+            process.send_signal(signal.SIGTERM)
+        for process in alive:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _kind(job: Event) -> str:
+    return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)
+
+
+def work(cores: str) -> None:
+    """The worker's side: reads jobs from standard input, one a line, and does them, until the input ends.
+
+    When the parent is gone the input ends at once, and so does the worker: nobody would read what it says.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        available = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {available[int(core)] for core in cores.split(",")})  # before JAX counts them
+    jobs: queue.Queue[Event | None] = queue.Queue()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
+        signal.signal(number, lambda *_: (stopping.set(), jobs.put(None)))
+
+    def listen() -> None:
+        for line in sys.stdin:
+            jobs.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (job := jobs.get()) is not None and not stopping.is_set():
+        _do(job, stopping)
+
+
+def _do(job: Event, stopping: threading.Event) -> None:
+    from gradflow import run as one
+
+    def say(event: str, **details: Any) -> None:
+        print(json.dumps({"event": event, "run": job["run"], **details}), flush=True)
+
+    told = 0.0
+
+    def watch(reading) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if reading.step in (1, settings.steps) or now - told > 0.25:
+            told = now
+            norms = reading.values["activation_gradient_norm"]
+            spine = [value for name, value in norms.items() if "/" not in name]
+            numbers = {"loss": reading.loss, "train_error": reading.train_error}
+            say("reading", step=reading.step, steps=settings.steps, norms=spine, **numbers)
+
+    record = Record(Path(job["folder"]))
+    try:
+        with record.lock() as ours:
+            if not ours:
+                return say("busy")
+            if record.finished:  # by another command, since our parent looked
+                return say(record.status["state"])
+            settings = Run(**job["settings"])
+            say("started", settings=job["settings"])
+            sys.argv = job["command"]
+            ended = one.execute(
+                settings, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stopping.is_set, watch=watch
+            )
+            return say(ended)
+    except BadInput as error:
+        return say("bad", reason=str(error))
+    except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        with contextlib.suppress(BadInput):
+            record.write_status("failed", step=record.status["step"], reason=reason)
+        import traceback
+
+        traceback.print_exc()
+        return say("failed", reason=reason)
+
+
+def published(runs: Sequence[Run], results: Path):
+    """Gathers the records of exactly these runs, writes `runs.csv` and `readings.parquet`, returns the long table."""
+    tables = table.collect([record for _, record in records(runs, results).values()])
+    table.publish(results, *tables)
+    return table.load(results)

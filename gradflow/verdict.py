@@ -1,0 +1,161 @@
+"""A claim judged by a measurement: an inequality about a statistic of the tables, with its interval over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradflow.errors import BadInput, choose
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+CONFIDENCE = 0.95
+# Two-sided 95 % points of Student's t for 1, 2, ... 30 degrees of freedom; beyond, the normal one is close enough.
+_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+      2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
+      2.0452, 2.0423)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, as an inequality about one number, written down before the runs."""
+
+    text: str
+    source: str  # paper, section, table or equation
+    paper: str  # the paper's own number, in words where it prints none
+    statistic: str  # what is computed from the tables, in words, for each seed
+    side: str  # ">" or "<": the number is claimed to lie on that side of `than`
+    than: float = 0.0
+    seeds: int = 2  # fewer than these decide nothing
+    steps: int = 1  # shorter runs decide nothing: for claims about the end of a long training
+
+    def __post_init__(self):
+        choose("side", self.side, ("<", ">"))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, our number for each seed, and the outcome."""
+
+    claim: Claim
+    per_seed: dict[int, float]  # seeds that gave no number (a diverged run) are left out and counted in `missing`
+    mean: float | None
+    interval: tuple[float, float] | None  # 95 % for the mean over seeds
+    outcome: str
+    rule: str
+    would_decide: str | None = None
+    missing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All findings of an experiment; the whole passes if each claim does and fails if one does."""
+
+    title: str  # the finding in words, for the figure
+    findings: tuple[Finding, ...]
+    facts: dict[str, Any] = field(default_factory=dict)  # what was seen beside the claims, not judged
+
+    @property
+    def outcome(self) -> str:
+        """PASS, FAIL or INCONCLUSIVE."""
+        outcomes = [finding.outcome for finding in self.findings]
+        if FAIL in outcomes:
+            return FAIL
+        return PASS if outcomes and all(outcome == PASS for outcome in outcomes) else INCONCLUSIVE
+
+    def to_json(self) -> dict[str, Any]:
+        """What `verdict.json` holds."""
+        return {"outcome": self.outcome, "title": self.title, "facts": self.facts} | {
+            "findings": [asdict(finding) for finding in self.findings]
+        }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean, by Student's t; infinitely wide for a single value."""
+    values = np.asarray(values, float)
+    freedom = len(values) - 1
+    if freedom < 1:
+        return -math.inf, math.inf
+    half = (_T[freedom - 1] if freedom <= len(_T) else 1.96) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
+    """PASS if the interval lies on the claimed side, FAIL if on the other, INCONCLUSIVE otherwise.
+
+    Also inconclusive with fewer seeds or steps than the claim needs. Seeds whose number is nan count as missing.
+    """
+    good = {seed: value for seed, value in sorted(per_seed.items()) if math.isfinite(value)}
+    missing = tuple(sorted(set(per_seed) - set(good)))
+    rule = f"{CONFIDENCE:.0%} interval of the mean over seeds entirely {claim.side} {claim.than:g}"
+    if not good:
+        return Finding(claim, {}, None, None, INCONCLUSIVE, rule, "runs that do not diverge", missing)
+    low, high = interval(list(good.values()))
+    bounds = (low, high) if math.isfinite(low) else None
+    would_decide = None
+    if len(good) < claim.seeds:
+        outcome, would_decide = INCONCLUSIVE, f"{claim.seeds} seeds"
+    elif steps < claim.steps:
+        outcome, would_decide = INCONCLUSIVE, f"{claim.steps} steps, the length the claim is about"
+    elif bounds is None or low <= claim.than <= high:
+        outcome, would_decide = INCONCLUSIVE, "more seeds: the interval holds both sides"
+    else:
+        outcome = PASS if (low > claim.than) == (claim.side == ">") else FAIL
+    return Finding(claim, good, float(np.mean(list(good.values()))), bounds, outcome, rule, would_decide, missing)
+
+
+def final_error(table: pd.DataFrame, quantity: str = "train_error") -> pd.Series:
+    """The error at the end of each run, indexed by (net, depth, normalisation, seed).
+
+    For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last reading.
+    A diverged run has none (nan).
+    """
+    rows = table[table.quantity == quantity]
+    if quantity == "train_error":
+        rows = rows[rows.step > 0.9 * rows.steps]
+    else:
+        rows = rows[rows.step == rows.groupby("run").step.transform("max")]
+    keys = ["net", "depth", "normalisation", "seed"]
+    everyone = table[[*keys, "status"]].drop_duplicates().set_index(keys)
+    error = rows.groupby(keys).value.mean().reindex(everyone.index)
+    return error.where(everyone.status == "done").sort_index()
+
+
+def spine(table: pd.DataFrame, step: int, quantity: str = "activation_gradient_norm") -> pd.DataFrame:
+    """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value."""
+    rows = table[(table.quantity == quantity) & (table.step == step)]
+    rows = rows[rows.layer.str.startswith("block") & ~rows.layer.str.contains("/")]
+    if rows.empty:
+        raise BadInput(f"the table has no {quantity} at step {step}: legal are the steps that were recorded")
+    return rows.sort_values(["run", "position"])
+
+
+def slopes(table: pd.DataFrame, step: int = 1) -> pd.Series:
+    """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
+
+    Positive: the gradient shrinks on its way back to the input. Zeros and what is not finite are not fitted.
+    """
+
+    def fit(rows: pd.DataFrame) -> float:
+        good = rows[(rows.value > 0) & np.isfinite(rows.value)]
+        return float(np.polyfit(good.position, np.log10(good.value), 1)[0]) if len(good) > 1 else math.nan
+
+    keys = ["net", "depth", "normalisation", "seed"]
+    return spine(table, step).groupby(keys)[["position", "value"]].apply(fit)
+
+
+def regime(per_seed: Sequence[float]) -> str:
+    """The name of a slope (decades a layer) over seeds: by the side of zero on which its interval lies, no threshold."""
+    low, high = interval(per_seed)
+    if low > 0:
+        return "vanishing"
+    return "exploding" if high < 0 else "healthy"
+
+
+def paired(series: pd.Series, a: dict[str, Any], b: dict[str, Any]) -> dict[int, float]:
+    """`series[a] - series[b]` for each seed, where a and b name levels of the index, such as net and depth."""
+    first, second = (series.xs(tuple(where.values()), level=list(where)) for where in (a, b))
+    difference = (first - second).groupby("seed").first() if len(first) else first
+    return {int(seed): float(value) for seed, value in difference.items()}
