@@ -1,0 +1,80 @@
+"""Degradation: a deeper plain net ends with a higher training error, a deeper residual net does not.
+
+He et al. 2015 (arXiv:1512.03385), section 4.2 and figure 6: on CIFAR-10 the training error of plain nets grows with depth
+over 20, 32, 44 and 56 layers, so it is not over-fitting, and with batch norm it is not vanishing gradients either; their
+residual twins are spared. `--full` is the paper's training; the other presets are short, so the claim about the end of it
+stays open there.
+"""
+
+import gradflow as gf
+
+PAPER = "He et al. 2015, section 4.2, figure 6"
+SMALL = {"depth": (20, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
+PRESETS = {
+    "smoke": SMALL | {"depth": (8, 14), "steps": (12,)},
+    "default": SMALL,
+    "full": SMALL | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "seeds": 3}
+    | {"augment": (True,), "centre": ("pixel",), "record": ("1000",), "evaluations": (164,)},
+}
+CLAIMS = {
+    "plain": gf.Claim(
+        text="the deepest plain net trains worse than the shallowest",
+        source=PAPER,
+        paper="training error ordered 20 < 32 < 44 < 56",
+        statistic="final training error, plain deepest - plain shallowest",
+        side=">",
+    ),
+    "twins": gf.Claim(
+        text="the shortcut removes the degradation",
+        source=PAPER,
+        paper="plain-56 degrades, ResNet-56 does not",
+        statistic="what depth adds to the training error, plain - residual",
+        side=">",
+    ),
+    "residual": gf.Claim(
+        text="the deepest residual net trains no worse than the shallowest",
+        source=PAPER,
+        paper="test error 8.75 % at 20 layers, 6.97 % at 56, at the end of 64k steps",
+        statistic="final training error, residual deepest - residual shallowest",
+        side="<",
+        steps=64_000,
+    ),
+}
+
+
+def runs(preset, **overrides):
+    """Twins of each depth, same seeds, same batches."""
+    settings = {"net": ("plain", "residual")} | PRESETS[preset] | overrides
+    if max(settings["depth"]) > 100 and preset == "full":
+        settings["warmup"] = (400,)
+    return gf.grid(**settings)
+
+
+def verdict(table):
+    """What depth adds to the final training error, seed by seed."""
+    error, depths, steps = gf.final_error(table), sorted(table.depth.unique()), int(table.steps.max())
+    added = {
+        net: gf.paired(error, {"net": net, "depth": depths[-1]}, {"net": net, "depth": depths[0]})
+        for net in ("plain", "residual")
+    }
+    added["twins"] = {seed: added["plain"][seed] - added["residual"][seed] for seed in added["plain"]}
+    findings = tuple(gf.judge(claim, added[name], steps) for name, claim in CLAIMS.items())
+    plain, residual = (findings[i].mean for i in (0, 2))
+    title = "not enough runs finished to say"
+    if plain is not None and residual is not None:
+        title = f"From {depths[0]} to {depths[-1]} layers the training error changes by {100 * plain:+.1f} points plain, {100 * residual:+.1f} residual"
+    means = error.groupby(["net", "depth"]).mean()
+    facts = {f"final training error, {net}": means[net].to_dict() for net in ("plain", "residual")}
+    tests = gf.final_error(table, "test_error").groupby(["net", "depth"]).mean()
+    facts |= {f"final test error, {net}": tests[net].to_dict() for net in ("plain", "residual")}
+    return gf.Verdict(title, findings, facts)
+
+
+def figure(table, verdict):
+    """Errors against step as in the paper's figure 6, and the final ones against depth."""
+    note = gf.plot.caption(table)
+    return {
+        "errors": gf.plot.errors(table, title=verdict.title, note=note),
+        "depth_errors": gf.plot.depth_errors(table, title=verdict.title, note=note),
+        "gradient_norm": gf.plot.gradient_curves(table, title="With batch norm the gradient does not vanish", note=note),
+    }
