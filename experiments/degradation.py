@@ -54,15 +54,18 @@ def verdict(table):
     """What depth adds to the final training error, seed by seed."""
     error, depths, steps = gf.final_error(table), sorted(table.depth.unique()), int(table.steps.max())
     added = {
-        net: gf.paired(error, {"net": net, "depth": depths[-1]}, {"net": net, "depth": depths[0]})
+        net: gf.difference(*(gf.per_seed(error, net=net, depth=depth) for depth in (depths[-1], depths[0])))
         for net in ("plain", "residual")
     }
-    added["twins"] = {seed: added["plain"][seed] - added["residual"][seed] for seed in added["plain"]}
+    added["twins"] = gf.difference(added["plain"], added["residual"])
     findings = tuple(gf.judge(claim, added[name], steps) for name, claim in CLAIMS.items())
     plain, residual = (findings[i].mean for i in (0, 2))
     title = "not enough runs finished to say"
     if plain is not None and residual is not None:
-        title = f"From {depths[0]} to {depths[-1]} layers the training error changes by {100 * plain:+.1f} points plain, {100 * residual:+.1f} residual"
+        title = (
+            f"From {depths[0]} to {depths[-1]} layers the training error changes by "
+            f"{100 * plain:+.1f} points plain, {100 * residual:+.1f} residual"
+        )
     means = error.groupby(["net", "depth"]).mean()
     facts = {f"final training error, {net}": means[net].to_dict() for net in ("plain", "residual")}
     tests = gf.final_error(table, "test_error").groupby(["net", "depth"]).mean()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradflow.sweep import grid
     from gradflow.table import load
     from gradflow.training import read
-    from gradflow.verdict import Claim, Verdict, final_error, judge, paired, regime, slopes, spine
+    from gradflow.verdict import Claim, Verdict, decades, difference, final_error, judge, per_seed, regime, slopes
 
 _HOME = {
     "BadInput": "errors",
@@ -26,16 +26,17 @@ _HOME = {
     "Run": "run",
     "Verdict": "verdict",
     "count_parameters": "nets",
+    "decades": "verdict",
+    "difference": "verdict",
     "final_error": "verdict",
     "grid": "sweep",
     "judge": "verdict",
     "load": "table",
     "load_data": "data",
-    "paired": "verdict",
+    "per_seed": "verdict",
     "read": "training",
     "regime": "verdict",
     "slopes": "verdict",
-    "spine": "verdict",
     "train": "run",
 }
 _ROOMS = ("data", "hooks", "nets", "plot")
@@ -49,6 +50,8 @@ __all__ = [
     "Verdict",
     "count_parameters",
     "data",
+    "decades",
+    "difference",
     "final_error",
     "grid",
     "hooks",
@@ -56,12 +59,11 @@ __all__ = [
     "load",
     "load_data",
     "nets",
-    "paired",
+    "per_seed",
     "plot",
     "read",
     "regime",
     "slopes",
-    "spine",
     "train",
 ]
 

@@ -8,27 +8,46 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from gradflow.errors import BadInput
+
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
 
 def save(folder: Path, step: int, tree: Any) -> None:
-    """Writes `tree` as the checkpoint of `step`, then removes the older ones. A crash leaves the older ones whole."""
-    ocp.save_pytree(folder.absolute() / f"{step:09d}", tree)
+    """Writes `tree` as the checkpoint of `step`, then removes the older ones. A crash leaves the older ones whole.
+
+    Raises `BadInput` where it cannot be written.
+    """
+    try:
+        ocp.save_pytree(folder.absolute() / f"{step:09d}", tree)
+    except (OSError, ValueError) as error:  # the latter is how its storage library says that the disk is full
+        raise BadInput(
+            f"cannot write {folder}: {str(error).splitlines()[0]}; what was recorded before is intact"
+        ) from error
     for older in _steps(folder):
         if older < step:
             shutil.rmtree(folder / f"{older:09d}")
 
 
-def latest(folder: Path) -> int | None:
-    """The step of the newest whole checkpoint, or None."""
-    steps = [step for step in _steps(folder) if ocp.is_orbax_checkpoint(folder.absolute() / f"{step:09d}")]
-    return max(steps, default=None)
+def latest(folder: Path, like: Any) -> tuple[int, Any] | None:
+    """Step and content of the newest checkpoint that can be read, with the structure, dtypes and shardings of `like`.
 
-
-def load(folder: Path, step: int, like: Any) -> Any:
-    """The checkpoint of `step`, with the structure, dtypes and shardings of `like`."""
+    What a crash or a full disk left of a newer one is passed over. None where there is nothing to go on from.
+    """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    return ocp.load_pytree(folder.absolute() / f"{step:09d}", abstract)
+    for step in reversed(_steps(folder)):
+        try:
+            return step, ocp.load_pytree(folder.absolute() / f"{step:09d}", abstract)
+        except Exception:  # orbax raises many kinds for half a checkpoint, or for one of another structure
+            continue
+    return None
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Removes what is newer than `step`, and what a crash left unfinished: it would be in the way of new ones."""
+    for path in folder.glob("*"):
+        if not path.name.isdigit() or int(path.name) > step:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _steps(folder: Path) -> list[int]:

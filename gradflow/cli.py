@@ -1,9 +1,16 @@
 """The verbs of the command line. JAX is imported only inside a verb, so that `--help` answers at once."""
 
+import contextlib
 import dataclasses
+import functools
+import io
+import re
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +21,7 @@ from gradflow.errors import BadInput
 from gradflow.run import Run
 
 EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED = 1, 2, 3, 130
+
 
 # Every setting of a run as an option that takes one value or several: several make a grid.
 def _values(field: dataclasses.Field) -> Any:
@@ -45,9 +53,11 @@ def list_() -> int:
         print(f"  {name:14} {experiment.idea(path)}")
     print("nets")
     for name in NETS:
-        print(f"  {name:14} {', '.join(key for key in settings(name) if key not in ('classes', 'channels', 'seed', 'dtype'))}")
+        own = [key for key in settings(name) if key not in ("classes", "channels", "seed", "dtype")]
+        print(f"  {name:14} {', '.join(own)}")
     print("data sets")
-    print(f"  {', '.join(EMBEDDED):14} embedded; or a local path (parquet, IDX or image folder); or a Hub name with [hub]")
+    print(f"  {', '.join(EMBEDDED):14} embedded")
+    print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
     return 0
 
 
@@ -84,6 +94,8 @@ def run(
     runs = experiments.make_runs(chosen, preset, given(settings), seeds)
     folder = results / chosen.name
     failed, seconds = _execute(runs, folder, workers, checkpoint_seconds)
+    if failed == len(runs):
+        return EXIT_RUN_FAILED
     frame = sweep.published(runs, folder)
     verdict = report.write(folder, frame, chosen, _made(runs, folder, seconds))
     for finding in verdict.findings:
@@ -118,6 +130,8 @@ def sweep(
     runs = sweeps.grid(seeds, **given(settings))
     folder = results / name
     failed, _ = _execute(runs, folder, workers, checkpoint_seconds)
+    if failed == len(runs):
+        return EXIT_RUN_FAILED
     frame = sweeps.published(runs, folder)
     report.draw(folder, report.sweep_figures(frame))
     print(f"tables and figures: {folder}")
@@ -177,11 +191,12 @@ def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seco
     from gradflow.live import View
 
     begun = time.monotonic()
-    finished = sum(record.finished for _, record in sweep.records(runs, folder).values())
-    with View(len(runs), finished) as view:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
+    records = sweep.records(runs, folder)
+    with View(len(records), sum(record.finished for _, record in records.values())) as view:
         outcome = sweep.execute(runs, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
     for name, reason in outcome.reasons.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {name}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
     return len(outcome.reasons), time.monotonic() - begun
 
 
@@ -198,13 +213,46 @@ def _made(runs: list[Run], folder: Path, seconds: float) -> dict[str, Any]:
 VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe}
 
 
+def _parse(arguments: list[str]) -> Callable[[], int]:
+    """The verb with its arguments, still to be called. Raises `BadInput` for arguments that are not legal."""
+    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Settings)}
+    for option, value in pairwise([*arguments, "--"]):
+        if option in options and value.startswith("--"):
+            raise BadInput(f"{option} has no value: give one, or several to make a grid")
+    description = "Watch gradients vanish, explode and survive."
+    parse = tyro.extras.subcommand_cli_from_dict  # one subparser a verb, from its signature
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse({name: _later(verb) for name, verb in VERBS.items()}, prog="gradflow", description=description)
+    except SystemExit:
+        if said.getvalue():
+            raise BadInput(_one_line(said.getvalue())) from None
+        raise
+
+
+def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    @functools.wraps(verb)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return functools.partial(verb, *args, **kwargs)
+
+    return bind
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, without the box, its heading and the types it tried."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
+    said = " ".join(" ".join("; " if set(line) == {"─"} else line for line in lines).split())
+    said = re.sub(r"Got errors:.*?(?=;)|Argument helptext: ", "", said)
+    return re.sub(r"For full helptext, (run:?|see)", "see", re.sub(r"[. ]+;", ";", said))
+
+
 def main() -> None:
     """The entry point: parses, runs the verb, and turns `BadInput` into one line and exit code 2."""
     if sys.argv[1:2] == ["worker"]:  # started by a sweep, not by a person: not among the verbs
         sys.exit(worker(*sys.argv[2:3]))
     try:
-        verb = tyro.extras.subcommand_cli_from_dict  # one subparser a verb, from its signature
-        sys.exit(verb(VERBS, prog="gradflow", description="Watch gradients vanish, explode and survive."))
+        sys.exit(_parse(sys.argv[1:])())
     except BadInput as error:
         print(f"gradflow: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

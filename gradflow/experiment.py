@@ -1,12 +1,14 @@
 """An experiment is one Python file: a claim of a paper, the runs that test it, a verdict and its figures.
 
-The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the idea
-and its first line is what `gradflow list` shows.
+The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the
+idea and its first line is what `gradflow list` shows.
 """
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ class Experiment:
     """A loaded experiment file."""
 
     name: str
-    path: Path
+    source: str  # what `load` takes: the name of one that comes with gradflow, or the path of the user's own file
     idea: str  # its docstring
     runs: Callable[..., list[Run]]
     verdict: Callable[[pd.DataFrame], Verdict]
@@ -44,8 +46,9 @@ def known() -> dict[str, Path]:
 
 
 def load(name: str) -> Experiment:
-    """The experiment called `name`, or in the file at that path. Raises `BadInput` for one that is not there or not whole."""
-    path = known().get(name, Path(name))
+    """The experiment called `name`, or in the file at that path. Raises `BadInput` for none, or not a whole one."""
+    own = name not in known()
+    path = Path(name).absolute() if own else known()[name]
     if path.suffix != ".py" or not path.is_file():
         raise BadInput(f"unknown experiment {name!r}: choose one of {', '.join(known())}, or the path of a Python file")
     spec = importlib.util.spec_from_file_location(f"gradflow_experiment_{path.stem}", path)
@@ -53,14 +56,27 @@ def load(name: str) -> Experiment:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
+    with _one_line(path, "does not load"):
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own file may raise anything
-        raise BadInput(f"experiment {path} does not load: {type(error).__name__}: {error}") from error
     missing = [part for part in ("runs", "verdict", "figure") if not hasattr(module, part)]
     if missing:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
-    return Experiment(path.stem, path, module.__doc__ or "", module.runs, module.verdict, module.figure)
+    source = str(path) if own else name
+    return Experiment(path.stem, source, module.__doc__ or "", module.runs, module.verdict, module.figure)
+
+
+@contextlib.contextmanager
+def _one_line(path: str | Path, what: str) -> Iterator[None]:
+    """The user's own file may raise anything: that becomes a line that says what, and where in the file."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" (line {lines[-1]})" if lines else ""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"experiment {path} {what}: {reason}{where}") from error
 
 
 def idea(path: Path) -> str:
@@ -71,7 +87,7 @@ def idea(path: Path) -> str:
 
 
 def make_runs(experiment: Experiment, preset: str, overrides: dict[str, Sequence[Any]], seeds: int | None) -> list[Run]:
-    """The runs of a preset, with some settings replaced by those the user gave."""
-    if seeds is not None:
-        return experiment.runs(preset, seeds=seeds, **overrides)
-    return experiment.runs(preset, **overrides)
+    """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
+    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    with _one_line(experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"):
+        return experiment.runs(preset, **given)

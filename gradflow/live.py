@@ -1,4 +1,4 @@
-"""What a person sees while runs are under way: how far each is, and the gradient norm over its layers as a sparkline."""
+"""What a person sees while runs are under way: how far each is, and the gradient norm over its layers as bars."""
 
 import sys
 import time

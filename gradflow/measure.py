@@ -3,6 +3,7 @@
 Two pure functions: `Places.of` says once, on the host, where a net is read; `measure` says, inside the step, what.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -132,6 +133,11 @@ class Reading:
     def test_error(self) -> float | None:
         """Share of the whole test set that is classified wrongly after this step; None where that was not asked."""
         return float(self.arrays["test_error"]) if "test_error" in self.arrays else None
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, activations and weight gradients are all finite; if not, the run has diverged."""
+        return bool(self.arrays["finite"]) if "finite" in self.arrays else math.isfinite(self.loss)
 
     @property
     def values(self) -> dict[str, dict[str, float]]:

@@ -20,7 +20,9 @@ def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapp
     `made` says how the table was made: `command`, `date`, `machine`, `seconds`.
     """
     verdict = experiment.verdict(frame)
-    table.write_json(results / "verdict.json", _finite({"experiment": experiment.name, **verdict.to_json(), "made": made}))
+    table.write_json(
+        results / "verdict.json", _finite({"experiment": experiment.source, **verdict.to_json(), "made": made})
+    )
     figures = draw(results, experiment.figure(frame, verdict))
     table.write_text(results / "README.md", _readme(experiment, verdict, figures, frame, made))
     return verdict

@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16")
 CENTRES = ("channel", "pixel")
 _NET_SETTINGS = ("depth", "family", "width", "shortcut", "order", "normalisation", "activation", "initialisation")
+_LEAST = {"steps": 1, "batch": 1, "image_size": 1, "evaluations": 0, "validation": 0, "seed": 0, "warmup": 0}
+
+
+def _exact(field: dataclasses.Field, value: Any) -> Any:
+    """`value` in the very type of its field, so that equal runs have equal names: 1 as 1.0, numpy's 8 as 8."""
+    kinds = typing.get_args(field.type) or (field.type,)
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if type(value) is int and float in kinds:
+        value = float(value)
+    if type(value) not in kinds:
+        legal = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise BadInput(f"{field.name} {value!r} is not legal: it must be {legal}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -65,9 +80,14 @@ class Run:
     def __post_init__(self):
         from gradflow import nets, optim
 
-        for name, least in [("steps", 1), ("batch", 1), ("evaluations", 0), ("validation", 0), ("seed", 0), ("warmup", 0)]:
-            if getattr(self, name) < least:
-                raise BadInput(f"{name} {getattr(self, name)} is not legal: it must be at least {least}")
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _exact(field, getattr(self, field.name)))
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise BadInput(f"{name} {value} is not legal: it must be at least {least}")
+        if self.seed >= 2**31:
+            raise BadInput(f"seed {self.seed} is not legal: it must be below {2**31}, or jax would take it for another")
         for name in ("learning_rate", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -116,7 +136,7 @@ class Run:
         return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def keeps(self, step: int) -> bool:
-        """Whether the layers' readings of `step` (from 1) are kept: `log` keeps about ten a decade; first and last always."""
+        """Whether the layers' readings of `step` (from 1) are kept: `log` is about ten a decade; first and last always."""
         if self.record == "all" or step in (1, self.steps):
             return True
         if self.record == "log":
@@ -125,7 +145,9 @@ class Run:
 
     def tests(self, step: int) -> bool:
         """Whether the whole test set is tried after `step` (from 1)."""
-        return self.evaluations > 0 and step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
+        return (
+            self.evaluations > 0 and step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
+        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,7 +167,7 @@ def _training(run: Run) -> "Training":
 
 
 def prepare(run: Run) -> tuple["Training", "State"]:
-    """The compiled training of `run` and the state before its first step. Runs that differ only in seed share the former."""
+    """The compiled training of `run`, shared by runs that differ only in seed, and the state before its first step."""
     training = _training(dataclasses.replace(run, seed=0))
     return training, training.start(run.build(), run.seed)
 
@@ -154,7 +176,7 @@ def train(run: Run) -> Iterator["Reading"]:
     """Trains `run` in this process and yields one reading a step; nothing is written.
 
     `reading.step`, `reading.loss`, `reading.train_error`, `reading.test_error`, and
-    `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.loss`.
+    `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
     training, state = prepare(run)
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests)
@@ -170,15 +192,16 @@ def execute(
 ) -> str:
     """Brings `run` to its end in `record`, from its last checkpoint if there is one; the caller holds the lock.
 
-    Returns how it ended: `done`; `diverged`, when the loss was not finite (what was read before is kept); or `stopped`,
-    after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder do not allow it.
+    Returns how it ended: `done`; `diverged`, when the loss, an activation or a gradient was not finite (what was read
+    is kept); or `stopped`, after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder do not allow
+    it.
     """
     from gradflow import checkpoint
 
     training, state = prepare(run)
     state, config = _resume(run, record, state)
-    begun, saved = time.time(), time.monotonic()
-    stopping = False
+    begun = saved = time.monotonic()
+    stopping = stopped = False
 
     def save_at(step: int) -> bool:
         nonlocal stopping
@@ -186,12 +209,12 @@ def execute(
         return stopping or step == run.steps or time.monotonic() - saved >= checkpoint_seconds
 
     def save(step: int, state: "State") -> None:
-        nonlocal saved
+        nonlocal saved, stopped
         # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
         record.flush()
         checkpoint.save(record.checkpoints, step, state)
         record.write_status("running", step=step, steps=run.steps)
-        saved = time.monotonic()
+        saved, stopped = time.monotonic(), stopping
 
     record.write_config(config)
     record.write_status("running", step=int(state.step), steps=run.steps)
@@ -199,16 +222,16 @@ def execute(
     step = int(state.step)
     readings = training.readings(state, run.seed, run.steps, test_at=run.tests, save_at=save_at, save=save)
     for reading in readings:
+        if stopped:  # the checkpoint is written; this reading will be made again
+            return "stopped"
         step = reading.step
         _keep(run, record, reading)
         watch(reading)
-        if not math.isfinite(reading.loss):
+        if not reading.finite:
             ended = "diverged"
             break
-    if ended == "done" and stopping and step < run.steps:
-        return "stopped"
     record.flush()
-    record.write_status(ended, step=step, steps=run.steps, seconds=round(time.time() - begun, 1))
+    record.write_status(ended, step=step, steps=run.steps, seconds=round(time.monotonic() - begun, 1))
     return ended
 
 
@@ -220,15 +243,16 @@ def _keep(run: Run, record: "Record", reading: "Reading") -> None:
         value = getattr(reading, quantity)
         if value is not None:
             record.add(reading.step, quantity, [layer], [position], [value])
-    if run.keeps(reading.step) or not math.isfinite(reading.loss):
+    if run.keeps(reading.step) or not reading.finite:
         for quantity, values in reading.values.items():
             positions = [reading.places.position[name] for name in values]
             record.add(reading.step, quantity, tuple(values), positions, list(values.values()))
 
 
 def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[str, Any]]:
-    """The state of the last checkpoint and the settings to record. A record made by another version or on another
-    number of cores or devices would differ in rounding, so it is begun anew.
+    """The state of the last checkpoint and the settings to record. What is newer than the checkpoint is dropped.
+
+    A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
     """
     from gradflow import checkpoint, data, runtime
 
@@ -240,11 +264,12 @@ def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[s
         "commit": _commit(),
         "command": sys.argv,
     }
-    before = record.config or {}
-    same = all(before.get(key) == config[key] for key in ("run", "machine"))
-    step = checkpoint.latest(record.checkpoints) if same else None
-    record.drop_after(step or 0)
-    return (checkpoint.load(record.checkpoints, step, state) if step else state), config
+    same = (record.config or {}).get("machine") == config["machine"]
+    found = checkpoint.latest(record.checkpoints, like=state) if same else None
+    step, state = found or (0, state)
+    record.drop_after(step)
+    checkpoint.drop_after(record.checkpoints, step)
+    return state, config
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Many runs: which are not yet done, and who executes them. Each worker is a process of its own, pinned to its cores.
 
 The parent hands a worker one run at a time, as a line of JSON, and reads what happens to it as lines of JSON. A worker
-that dies takes only its current run with it, and is replaced. A run that another command is writing is left to it.
+that dies takes only its current run with it, and is replaced. A run that another command is writing is left to it. What
+a run prints, and the traceback of one that fails, goes to `log.txt` in its folder.
 """
 
 import contextlib
@@ -14,18 +15,20 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gradflow import table
 from gradflow.errors import BadInput
 from gradflow.run import Run
 from gradflow.table import Record
 
-Event = dict[str, Any]  # "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": its folder's name
+# "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
+Event = dict[str, Any]
 
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
@@ -76,6 +79,7 @@ def execute(
         else:
             todo.append(name)
     total, workers = _count_workers(workers)
+    elsewhere: set[str] = set()  # told once that another command has them
     pool = _Pool(workers, total // workers)
     try:
         while todo:
@@ -86,10 +90,14 @@ def execute(
                     raise BadInput(event["reason"])
                 if kind == "busy":
                     busy.append(name)
+                    if name in elsewhere:
+                        continue
+                    elsewhere.add(name)
                 elif kind in ("done", "diverged", "failed"):
                     outcome.ended[name] = kind
-                    if kind == "failed":
-                        outcome.reasons[name] = event["reason"]
+                if kind == "failed":
+                    outcome.reasons[name] = event["reason"]
+                    _write_failure(named[name][1], event["reason"])
                 watch(event)
             # Another command is writing these: wait until it has finished them, or died and left them to us.
             todo = busy
@@ -98,6 +106,12 @@ def execute(
     finally:
         pool.close()
     return outcome
+
+
+def _write_failure(record: Record, reason: str) -> None:
+    with record.lock() as ours:
+        if ours:  # and not yet taken up by another command
+            record.write_status("failed", step=record.status["step"], reason=reason)
 
 
 def _count_workers(workers: int | None) -> tuple[int, int]:
@@ -127,7 +141,7 @@ class _Pool:
     def __init__(self, size: int, cores: int):
         self.cores = [range(i * cores, (i + 1) * cores) for i in range(size)]
         self.processes: list[subprocess.Popen | None] = [None] * size
-        self.events: queue.Queue[tuple[int, Event | None]] = queue.Queue()
+        self.events: queue.Queue[tuple[int, subprocess.Popen, Event | None]] = queue.Queue()
 
     def run(self, jobs: list[Event]) -> Iterator[Event]:
         """Hands the jobs out and yields what happens to them, until each has ended one way or another.
@@ -139,12 +153,14 @@ class _Pool:
         for worker in range(len(self.processes)):
             self._next(worker, waiting, current, last)
         while current:
-            worker, event = self.events.get()
-            if worker not in current:
+            worker, process, event = self.events.get()
+            if worker not in current or self.processes[worker] is not process:
                 continue
             if event is None:
+                event = {"event": "failed", "run": current[worker]["run"], "reason": _death(process.returncode)}
+            if event["event"] == "stopped":  # by a signal from outside: it takes no other run
                 self.processes[worker] = None
-                event = {"event": "failed", "run": current[worker]["run"], "reason": "its process was killed"}
+                event |= {"event": "failed", "reason": "its process was told to stop; it goes on from there"}
             yield event
             if event["event"] not in ("started", "reading"):
                 del current[worker]
@@ -159,7 +175,9 @@ class _Pool:
         job = (same or fresh or waiting)[0]
         waiting.remove(job)
         current[worker] = last[worker] = job
-        process = self.processes[worker] or self._spawn(worker)
+        process = self.processes[worker]
+        if process is None or process.poll() is not None:
+            process = self._spawn(worker)
         with contextlib.suppress(BrokenPipeError):  # it has just died: the reader says so
             assert process.stdin
             process.stdin.write(json.dumps(job) + "\n")
@@ -184,9 +202,10 @@ class _Pool:
     def _listen(self, worker: int, process: subprocess.Popen) -> None:
         assert process.stdout
         for line in process.stdout:
-            self.events.put((worker, json.loads(line)))
+            with contextlib.suppress(ValueError):  # half a line is the last word of a killed process
+                self.events.put((worker, process, json.loads(line)))
         process.wait()
-        self.events.put((worker, None))
+        self.events.put((worker, process, None))
 
     def close(self) -> None:
         """Ends the workers: an idle one at once, a busy one after a checkpoint."""
@@ -198,6 +217,11 @@ class _Pool:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _death(code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"its process {how}"
 
 
 def _kind(job: Event) -> str:
@@ -212,7 +236,9 @@ def work(cores: str) -> None:
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {available[int(core)] for core in cores.split(",")})  # before JAX counts them
-    jobs: queue.Queue[Event | None] = queue.Queue()
+    parent = os.fdopen(os.dup(1), "w")  # it reads this; what anything else prints goes to the log of its run
+    os.dup2(2, 1)
+    jobs: queue.SimpleQueue[Event | None] = queue.SimpleQueue()  # the only queue that a signal handler may put into
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
         signal.signal(number, lambda *_: (stopping.set(), jobs.put(None)))
@@ -224,14 +250,14 @@ def work(cores: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while (job := jobs.get()) is not None and not stopping.is_set():
-        _do(job, stopping)
+        _do(job, stopping, parent)
 
 
-def _do(job: Event, stopping: threading.Event) -> None:
+def _do(job: Event, stopping: threading.Event, parent: TextIO) -> None:
     from gradflow import run as one
 
     def say(event: str, **details: Any) -> None:
-        print(json.dumps({"event": event, "run": job["run"], **details}), flush=True)
+        print(json.dumps({"event": event, "run": job["run"], **details}), file=parent, flush=True)
 
     told = 0.0
 
@@ -252,6 +278,7 @@ def _do(job: Event, stopping: threading.Event) -> None:
                 return say("busy")
             if record.finished:  # by another command, since our parent looked
                 return say(record.status["state"])
+            _print_to(record.folder / "log.txt")
             settings = Run(**job["settings"])
             say("started", settings=job["settings"])
             sys.argv = job["command"]
@@ -262,13 +289,16 @@ def _do(job: Event, stopping: threading.Event) -> None:
     except BadInput as error:
         return say("bad", reason=str(error))
     except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        with contextlib.suppress(BadInput):
-            record.write_status("failed", step=record.status["step"], reason=reason)
-        import traceback
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return say("failed", reason=f"{type(error).__name__}: {error}".splitlines()[0])
 
-        traceback.print_exc()
-        return say("failed", reason=reason)
+
+def _print_to(log: Path) -> None:
+    """Whatever this process prints from now on, C++ libraries included, is appended to `log`."""
+    with contextlib.suppress(OSError), log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def published(runs: Sequence[Run], results: Path):

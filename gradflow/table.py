@@ -1,10 +1,11 @@
 """Runs and readings on disk and as DataFrames: one row a run, one row a reading, written so that a crash loses little.
 
-A run's folder holds `config.json`, `status.json`, `metrics/part-<last step>.parquet`, `checkpoints/` and `lock`. Every
-file is written under a temporary name, synced and renamed, so a reader never sees half of one.
+A run's folder holds `config.json`, `status.json`, `metrics/part-<last step>.parquet`, `checkpoints/`, `log.txt` and
+`lock`. What is read again is written under a temporary name, synced and renamed, so a reader never sees half of it.
 """
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,14 +63,17 @@ def write_text(path: Path, content: str) -> None:
         temporary.write_text(content)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where there is none. Raises `BadInput` for one that cannot be read."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is no file. Raises `BadInput` for one that cannot be read."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {path}: {error}; remove its folder and run again") from error
+        raise BadInput(f"cannot read {path}: {error}; remove it and run again") from error
+    return content
 
 
 class Record:
@@ -143,7 +147,8 @@ class Record:
             "quantity": np.repeat([row[3] for row in self._rows], lengths),
             "value": np.concatenate([row[4] for row in self._rows]),
         }
-        part = pa.table(columns, schema=pa.schema([(f.name, pa.string() if f.type == _NAME else f.type) for f in READINGS]))
+        plain = pa.schema([(f.name, pa.string() if f.type == _NAME else f.type) for f in READINGS])
+        part = pa.table(columns, schema=plain)
         with _replacing(self._metrics / f"part-{self._rows[-1][0]:09d}.parquet") as temporary:
             pq.write_table(part.cast(READINGS), temporary, compression="zstd")
         self._rows.clear()
@@ -165,10 +170,14 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove its folder and run again") from error
+        broken = path.parent.parent if path.parent.name == "metrics" else path  # without a part the run is not whole
+        raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove {broken} and run again") from error
     found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode()
     if found != str(FORMAT):
-        raise BadInput(f"{path} has the results format {found}, this version reads {FORMAT}")
+        raise BadInput(
+            f"{path} has the results format {found}, this version reads {FORMAT}: "
+            "use another results folder, or the version that wrote it"
+        )
     return table
 
 
@@ -187,13 +196,22 @@ def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
         readings.append(table.add_column(0, "run", column))
     if not runs:
         raise BadInput("there are no runs in this results folder yet: run the experiment first")
-    return pd.DataFrame(runs), pa.concat_tables(readings).unify_dictionaries().to_pandas()
+    table = pa.concat_tables(readings).unify_dictionaries()
+    return _read_runs(io.StringIO(_csv(pd.DataFrame(runs)))), table.to_pandas()
+
+
+def _csv(runs: pd.DataFrame) -> str:
+    return runs.to_csv(index=False, lineterminator="\n")
+
+
+def _read_runs(source: Path | io.StringIO) -> pd.DataFrame:
+    """One way in for raw and published runs: a setting that is None everywhere has the same type in both."""
+    return pd.read_csv(source, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
 
 def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
     """Writes `runs.csv` and `readings.parquet`: the tables that every figure and verdict is a function of."""
-    with _replacing(results / "runs.csv") as temporary:
-        runs.to_csv(temporary, index=False, lineterminator="\n")
+    write_text(results / "runs.csv", _csv(runs))
     schema = READINGS.insert(0, pa.field("run", _NAME))
     with _replacing(results / "readings.parquet") as temporary:
         table = pa.Table.from_pandas(readings, preserve_index=False).cast(schema)
@@ -217,9 +235,9 @@ def load(results: str | Path) -> pd.DataFrame:
     if (results / "readings.parquet").exists() and (results / "runs.csv").exists():
         readings = _read_parquet(results / "readings.parquet").to_pandas()
         try:
-            runs = pd.read_csv(results / "runs.csv", keep_default_na=False, na_values=[""])
-        except ValueError as error:
-            raise BadInput(f"cannot read {results / 'runs.csv'}: {error}") from error
+            runs = _read_runs(results / "runs.csv")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read {results / 'runs.csv'}: {error}; remove it and run again") from error
         return join(runs, readings)
     if not (results / "runs").is_dir():
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")

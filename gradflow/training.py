@@ -50,6 +50,15 @@ def gradients(graph, points, params, rest, images, labels):
     return gradient, backward, forward, rest, loss, error
 
 
+def finite(readings: dict[str, jax.Array]) -> jax.Array:
+    """Whether the loss, every activation's spread and every weight gradient are finite.
+
+    The loss alone does not tell: XLA's maximum on CPUs may turn a nan into 0, so a ReLU can hide an overflow from it.
+    """
+    watched = ("loss", "activation_std", "gradient_norm")
+    return jnp.all(jnp.isfinite(jnp.concatenate([jnp.ravel(readings[name]) for name in watched])))
+
+
 def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
     """The training step `step(state, images, labels) -> (state, readings)`; without `points` only loss and error are read."""
     places = Places.of(points, layers) if points else None
@@ -69,6 +78,7 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
                 gradient_norm=nets.weighted_layers(gradient),
                 update_norm=nets.weighted_layers(updates),
             )
+            readings["finite"] = finite(readings)
         return State(params, rest, moments, state.step + 1, state.key), readings
 
     return step

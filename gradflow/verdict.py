@@ -154,8 +154,26 @@ def regime(per_seed: Sequence[float]) -> str:
     return "exploding" if high < 0 else "healthy"
 
 
-def paired(series: pd.Series, a: dict[str, Any], b: dict[str, Any]) -> dict[int, float]:
-    """`series[a] - series[b]` for each seed, where a and b name levels of the index, such as net and depth."""
-    first, second = (series.xs(tuple(where.values()), level=list(where)) for where in (a, b))
-    difference = (first - second).groupby("seed").first() if len(first) else first
-    return {int(seed): float(value) for seed, value in difference.items()}
+def decades(table: pd.DataFrame, step: int = 1) -> pd.Series:
+    """log10 of the gradient norm at the first unit over that at the last, indexed as `final_error`."""
+    keys = ["net", "depth", "normalisation", "seed"]
+    ends = spine(table, step).groupby(keys).value.agg(["first", "last"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log10(ends["first"] / ends["last"])
+
+
+def per_seed(series: pd.Series, **levels: Any) -> dict[int, float]:
+    """The numbers of one setting, by seed: `per_seed(slopes, net="plain", depth=56, normalisation="none")`.
+
+    Raises `BadInput` when the levels do not pick one number a seed.
+    """
+    chosen = series[np.logical_and.reduce([series.index.get_level_values(name) == at for name, at in levels.items()])]
+    seeds = chosen.index.get_level_values("seed")
+    if seeds.has_duplicates:
+        raise BadInput(f"{levels} picks several runs of the same seed: say which by {', '.join(map(str, series.index.names))}")
+    return {int(seed): float(value) for seed, value in zip(seeds, chosen, strict=True)}
+
+
+def difference(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
+    """`a - b`, seed by seed: twins and depths of one seed saw the same batches. Seeds that only one has are left out."""
+    return {seed: a[seed] - b[seed] for seed in a if seed in b}

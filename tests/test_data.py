@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gradflow import data
+from gradflow import data, sources
 from gradflow.errors import BadInput
 
 NAMES = ("ant", "bee", "cat")
@@ -193,7 +193,7 @@ def test_the_hub_library_reads_what_we_read(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     folder = parquet_folder(tmp_path / "set")
-    dataset = data._read_hub(str(folder))  # the library takes local folders too
+    dataset = sources._read_hub(str(folder))  # the library takes local folders too
     assert dataset.digest == data.digest(str(folder))
     assert dataset.classes == NAMES
 

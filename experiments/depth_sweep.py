@@ -1,0 +1,90 @@
+"""How the gradient travels through 18, 34 and 56 layers, plain and residual, with batch norm and without.
+
+A plain net is a product of layers, a residual net a sum with an identity in it (He et al. 2016, arXiv:1603.05027,
+equation 5), so without normalisation the gradient should vanish on its way to a deep plain net's input and not in its
+residual twin. With batch norm it should not vanish in either (He et al. 2015, arXiv:1512.03385, section 4.1): what then
+troubles deep plain nets is something else. On 8x8 images a part of the vanishing is the border's: He's initialisation
+assumes full windows, and on the last stage's 2x2 maps a 3x3 window sees 4 of 9 inputs.
+"""
+
+import gradflow as gf
+
+GRID = {"net": ("plain", "residual"), "depth": (18, 34, 56), "steps": (150,), "batch": (64,), "evaluations": (10,)}
+PRESETS = {
+    "smoke": GRID | {"depth": (8, 14), "steps": (6,)},
+    "default": GRID,
+    "full": GRID | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "augment": (True,)}
+    | {"centre": ("pixel",), "evaluations": (164,)},
+}
+SEEDS = {"smoke": 2, "default": 2, "full": 3}
+# Without normalisation 0.1, the papers' rate with it, is too much for every net.
+RATES = {"batch": 0.1, "none": 0.01}
+SLOPE = "slope of log10 gradient norm over layers, in decades a layer, at step 1; deepest net"
+CLAIMS = {
+    "vanishes": gf.Claim(
+        text="without normalisation the plain net's gradient vanishes on its way to the input",
+        source="He et al. 2015, section 1; Glorot and Bengio 2010",
+        paper="stated, no number",
+        statistic=f"{SLOPE}, plain, no normalisation",
+        side=">",
+    ),
+    "identity": gf.Claim(
+        text="the identity path stops it",
+        source="He et al. 2016, equation 5",
+        paper="the gradient does not vanish even for arbitrarily small weights",
+        statistic=f"{SLOPE}, plain - residual, no normalisation",
+        side=">",
+    ),
+    "batch_norm": gf.Claim(
+        text="with batch norm the plain net's gradient does not vanish",
+        source="He et al. 2015, section 4.1",
+        paper="healthy norms, no number",
+        statistic=f"{SLOPE}, plain, batch norm",
+        side="<",
+    ),
+}
+
+
+def runs(preset, seeds=None, **overrides):
+    """Twins of each depth, with batch norm and without, same seeds, same batches."""
+    settings = {"normalisation": tuple(RATES)} | PRESETS[preset] | overrides
+    rates = {norm: overrides.get("learning_rate", (RATES.get(norm, 0.1),)) for norm in settings["normalisation"]}
+    by_norm = (settings | {"normalisation": (norm,), "learning_rate": rate} for norm, rate in rates.items())
+    return [run for one in by_norm for run in gf.grid(seeds or SEEDS[preset], **one)]
+
+
+def verdict(table):
+    """Slopes of the deepest nets at initialisation, seed by seed; the regime of every net beside them."""
+    slope, deepest, steps = gf.slopes(table, step=1), int(table.depth.max()), int(table.steps.max())
+
+    def of(net, norm):
+        return gf.per_seed(slope, net=net, normalisation=norm, depth=deepest)
+
+    numbers = {"vanishes": of("plain", "none"), "batch_norm": of("plain", "batch")}
+    numbers["identity"] = gf.difference(of("plain", "none"), of("residual", "none"))
+    findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
+    regimes = {
+        f"{net}, normalisation {norm}": {
+            int(depth): gf.regime(list(gf.per_seed(slope, net=net, normalisation=norm, depth=depth).values()))
+            for depth in sorted(table.depth.unique())
+        }
+        for net in ("plain", "residual")
+        for norm in sorted(table.normalisation.unique())
+    }
+    factor = 10 ** gf.decades(table, step=1).groupby(["net", "depth", "normalisation"]).mean()
+    title = (
+        f"On its way back through {deepest} layers without normalisation the gradient changes by a factor of "
+        f"{factor['plain', deepest, 'none']:.0e} plain, {factor['residual', deepest, 'none']:.0e} residual"
+    )
+    return gf.Verdict(title, findings, {"regime at step 1 by depth": regimes})
+
+
+def figure(table, verdict):
+    """The emblem, the film, the two paths, and the errors."""
+    note = gf.plot.caption(table)
+    return {
+        "gradient_norm": gf.plot.gradient_curves(table, title=verdict.title, note=note),
+        "film": gf.plot.film(table, note=note),
+        "paths": gf.plot.paths(table, note=note),
+        "errors": gf.plot.errors(table, note=note),
+    }

@@ -1,0 +1,42 @@
+"""What the README promises: its commands are those that CI runs, and its Python example runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    (.+)$|```sh\n(.+?)\n```", README, re.M)
+EXAMPLE = re.search(r"```python\n(.+?)```", README, re.S)
+
+
+def test_ci_runs_the_test_line_of_the_readme_to_the_letter():
+    line = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if "pytest" in line)
+    assert f"\n{line}\n" in README
+
+
+def test_the_readme_has_a_figure_and_it_is_there():
+    figures = re.findall(r"!\[.*?\]\((.+?)\)|<img src=\"(.+?)\"", README)
+    assert figures
+    assert all((ROOT / (one or other)).is_file() for one, other in figures)
+
+
+def test_the_example_of_the_readme_runs_and_is_about_ten_lines():
+    assert EXAMPLE
+    lines = [line for line in EXAMPLE[1].splitlines() if line.strip()]
+    assert len(lines) <= 12
+    done = subprocess.run([sys.executable, "-c", EXAMPLE[1]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
+
+
+@pytest.mark.parametrize("command", re.findall(r"`(gradflow [a-z].+?)`", README))
+def test_every_command_that_the_readme_names_is_one_the_parser_takes(command):
+    from gradflow.cli import VERBS
+
+    words = shlex.split(command)
+    assert words[1] in VERBS
