@@ -9,7 +9,7 @@ stays open there.
 import gradflow as gf
 
 PAPER = "He et al. 2015, section 4.2, figure 6"
-SMALL = {"depth": (20, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
+SMALL = {"depth": (20, 32, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
 PRESETS = {
     "smoke": SMALL | {"depth": (8, 14), "steps": (12,)},
     "default": SMALL,
