@@ -1,19 +1,22 @@
 """Degradation: a deeper plain net ends with a higher training error, a deeper residual net does not.
 
-He et al. 2015 (arXiv:1512.03385), section 4.2 and figure 6: on CIFAR-10 the training error of plain nets grows with depth
-over 20, 32, 44 and 56 layers, so it is not over-fitting, and with batch norm it is not vanishing gradients either; their
-residual twins are spared. `--full` is the paper's training; the other presets are short, so the claim about the end of it
-stays open there.
+He et al. 2015 (arXiv:1512.03385), section 4.2 and figure 6: on CIFAR-10 the training error of plain nets grows with
+depth over 20, 32, 44 and 56 layers, so it is not over-fitting, and with batch norm it is not vanishing gradients
+either; their residual twins are spared. `--full` is the paper's training; the other presets are short, so the claim
+about the end of it stays open there.
 """
+
+from typing import Any
 
 import gradflow as gf
 
 PAPER = "He et al. 2015, section 4.2, figure 6"
-SMALL = {"depth": (20, 32, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
+SMALL: dict[str, Any] = {"depth": (20, 32, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
 PRESETS = {
     "smoke": SMALL | {"depth": (8, 14), "steps": (12,)},
     "default": SMALL,
-    "full": SMALL | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "seeds": 3}
+    "full": SMALL
+    | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "seeds": 3}
     | {"augment": (True,), "centre": ("pixel",), "record": ("1000",), "evaluations": (164,)},
 }
 CLAIMS = {
@@ -44,7 +47,7 @@ CLAIMS = {
 
 def runs(preset, **overrides):
     """Twins of each depth, same seeds, same batches."""
-    settings = {"net": ("plain", "residual")} | PRESETS[preset] | overrides
+    settings = PRESETS[preset] | {"net": ("plain", "residual")} | overrides
     if max(settings["depth"]) > 100 and preset == "full":
         settings["warmup"] = (400,)
     return gf.grid(**settings)
@@ -79,5 +82,7 @@ def figure(table, verdict):
     return {
         "errors": gf.plot.errors(table, title=verdict.title, note=note),
         "depth_errors": gf.plot.depth_errors(table, title=verdict.title, note=note),
-        "gradient_norm": gf.plot.gradient_curves(table, title="With batch norm the gradient does not vanish", note=note),
+        "gradient_norm": gf.plot.gradient_curves(
+            table, title="With batch norm the gradient does not vanish", note=note
+        ),
     }

@@ -7,13 +7,22 @@ troubles deep plain nets is something else. On 8x8 images a part of the vanishin
 assumes full windows, and on the last stage's 2x2 maps a 3x3 window sees 4 of 9 inputs.
 """
 
+from typing import Any
+
 import gradflow as gf
 
-GRID = {"net": ("plain", "residual"), "depth": (18, 34, 56), "steps": (150,), "batch": (64,), "evaluations": (10,)}
+GRID: dict[str, Any] = {
+    "net": ("plain", "residual"),
+    "depth": (18, 34, 56),
+    "steps": (150,),
+    "batch": (64,),
+    "evaluations": (10,),
+}
 PRESETS = {
     "smoke": GRID | {"depth": (8, 14), "steps": (6,)},
     "default": GRID,
-    "full": GRID | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "augment": (True,)}
+    "full": GRID
+    | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "augment": (True,)}
     | {"centre": ("pixel",), "evaluations": (164,)},
 }
 SEEDS = {"smoke": 2, "default": 2, "full": 3}
@@ -47,7 +56,7 @@ CLAIMS = {
 
 def runs(preset, seeds=None, **overrides):
     """Twins of each depth, with batch norm and without, same seeds, same batches."""
-    settings = {"normalisation": tuple(RATES)} | PRESETS[preset] | overrides
+    settings = PRESETS[preset] | {"normalisation": tuple(RATES)} | overrides
     rates = {norm: overrides.get("learning_rate", (RATES.get(norm, 0.1),)) for norm in settings["normalisation"]}
     by_norm = (settings | {"normalisation": (norm,), "learning_rate": rate} for norm, rate in rates.items())
     return [run for one in by_norm for run in gf.grid(seeds or SEEDS[preset], **one)]

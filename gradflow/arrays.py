@@ -1,11 +1,13 @@
-"""The names of the array shapes that travel through gradflow, said once (jaxtyping; checked at run time in the tests)."""
+"""The names of the array shapes that travel through gradflow, said once; the tests check them at run time."""
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Float, Int, UInt8
 
-Images = Num[jax.Array | np.ndarray, "batch height width channel"]
 Pixels = UInt8[jax.Array | np.ndarray, "batch height width channel"]
-Labels = Int[jax.Array | np.ndarray, "batch"]
+Images = Float[jax.Array, "batch height width channel"]
+# A unit may change all but the batch: the underscore says that the sizes need not agree within a call.
+Maps = Float[jax.Array, "batch _height _width _channel"]
+Labels = Int[jax.Array, "batch"]
 Logits = Float[jax.Array, "batch classes"]
 Scalar = Float[jax.Array, ""]

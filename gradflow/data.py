@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import sources
+from gradflow.arrays import Images, Pixels
 from gradflow.errors import BadInput, choose
 from gradflow.sources import EMBEDDED, Dataset
 
@@ -76,12 +77,12 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-def normalise(images, mean, deviation) -> jax.Array:
+def normalise(images: Pixels, mean, deviation) -> Images:
     """(images / 255 - mean) / deviation: uint8 (batch, height, width, channel) to float32 on the device."""
     return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / deviation
 
 
-def augment(key: jax.Array, images: jax.Array, pad: int = 4) -> jax.Array:
+def augment(key: jax.Array, images: Images, pad: int = 4) -> Images:
     """A random crop of every zero-padded image and, for every second one, its mirror image; shape and dtype stay.
 
     `images` (batch, height, width, channel) are normalised already, so the `pad` pixels of zeros on each side are the

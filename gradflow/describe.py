@@ -58,6 +58,8 @@ def table(name: str, image: int | None = None, channels: int = 3, classes: int |
     rows.append(("total", "", f"{parameters:,}", f"{multiply_adds:,}", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)])
+        "  ".join(
+            [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        )
         for row in rows
     )

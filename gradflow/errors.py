@@ -1,4 +1,4 @@
-"""The one exception that means "what you asked for cannot be": a single line that says what is wrong and what is legal."""
+"""The one exception that means: what you asked for cannot be. One line, what is wrong and what is legal."""
 
 
 class BadInput(ValueError):

@@ -1,9 +1,10 @@
 """The hook: an identity with a side argument, the sink, whose gradient is defined to be a reading of the gradient.
 
-A net names the points of its spine, `x = hook("block03", x)`. With `silent` nothing happens. With a `Recorder` the point
-also leaves a summary of the activation on the way forward and, through the sink, the norm of its gradient on the way
-back, so one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No buffer of the
-size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a sharded batch.
+A net names the points of its spine, `x = hook("block03", x)`. With `silent` nothing happens. With a `Recorder` the
+point also leaves a summary of the activation on the way forward and, through the sink, the norm of its gradient on the
+way back, so one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No buffer of
+the size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a sharded
+batch.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from gradflow.arrays import Scalar
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]
@@ -39,11 +42,11 @@ def _tap_backward(sink, gradient):
     return gradient, norm(gradient, sink.dtype)
 
 
-def norm(x: jax.Array, dtype=jnp.float32) -> jax.Array:
+def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
     """The Frobenius norm, right over the whole range of `dtype`.
 
-    A plain sum of squares in float32 leaves the range below 1e-19 and above 1e19, where vanishing and exploding gradients
-    live; dividing by the largest entry first (as LAPACK's nrm2 does) costs one more pass and loses nothing.
+    A plain sum of squares in float32 leaves the range below 1e-19 and above 1e19, where vanishing and exploding
+    gradients live; dividing by the largest entry first (as LAPACK's nrm2 does) costs one more pass and loses nothing.
     """
     x = x.astype(dtype)
     largest = jnp.max(jnp.abs(x))
@@ -61,7 +64,7 @@ def summary(x: jax.Array) -> jax.Array:
 
 
 class Recorder:
-    """The hook of one forward pass: every named point leaves its `summary` in `forward` and its gradient's norm in a sink.
+    """The hook of one pass: every named point leaves its `summary` in `forward` and its gradient's norm in its sink.
 
     Raises `ValueError` when a name is used twice or has no sink.
     """
@@ -71,6 +74,7 @@ class Recorder:
         self.forward: dict[str, jax.Array] = {}
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        """`x` itself, recorded."""
         if name in self.forward:
             raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
         if name not in self.sinks:
@@ -91,7 +95,7 @@ class Point(NamedTuple):
 def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) -> tuple[Point, ...]:
     """The points that `forward(hook, *arguments)` passes, in order, found by tracing it without computing anything.
 
-    `layers` are the names of the weighted layers: passing one moves the position on by one, unless it lies on a shortcut.
+    `layers` names the weighted layers: passing one moves the position on by one, unless it lies on a shortcut.
     """
     counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SHORTCUT_LAYERS}
     found: dict[str, Point] = {}
@@ -132,8 +136,8 @@ def scan(body: Callable[[Hook, Any, Any], Any], hook: Hook, names: Sequence[str]
     """A stack of equal units as one `lax.scan`, recorded under the same names as if it were unrolled.
 
     `body(hook, carry, unit) -> carry` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that in the
-    i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`. A hook that is not a `Recorder`
-    cannot tell the units apart and is not called.
+    i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`. A hook that is not a
+    `Recorder` cannot tell the units apart and is not called.
     """
     if not isinstance(hook, Recorder):
         return jax.lax.scan(lambda carry, unit: (body(silent, carry, unit), None), carry, stacked)[0]

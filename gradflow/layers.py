@@ -74,7 +74,7 @@ def initialiser(name: str) -> Callable:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise BadInput(f"initialisation {name!r}: the number in brackets must be positive and finite, as in {kind}(0.5)")
+        raise BadInput(f"initialisation {name!r}: the number in brackets must be positive and finite: {kind}(0.5)")
     return INITIALISATIONS[kind](value)
 
 
@@ -101,7 +101,7 @@ class Convolution(nnx.Conv):
 
 
 class Linear(nnx.Linear):
-    """The classifier: `(batch, in)` to `(batch, out)`, with a bias that starts at zero. Its output is float32 or wider."""
+    """The classifier: `(batch, in)` to `(batch, out)`, with a bias that starts at zero, float32 or wider."""
 
     def __init__(self, channels_in: int, channels_out: int, *, initialisation: str, rngs: nnx.Rngs):
         super().__init__(channels_in, channels_out, kernel_init=initialiser(initialisation), rngs=rngs)
@@ -110,9 +110,9 @@ class Linear(nnx.Linear):
 class BatchNorm(nnx.Module):
     """Batch normalisation over batch and pixels (Ioffe and Szegedy 2015): shape kept, any number of leading axes.
 
-    While training it uses the batch's statistics and moves the running ones, which it uses in `eval()`. Ours, not Flax's,
-    for two reasons: Flax's decay of 0.99 stays stale in short runs and fakes a degradation, and its way of storing the
-    running statistics makes tracing quadratic in depth (seven minutes at 1202 layers, flax 0.12.8).
+    While training it uses the batch's statistics and moves the running ones, which it uses in `eval()`. Ours, not
+    Flax's, for two reasons: Flax's decay of 0.99 stays stale in short runs and fakes a degradation, and its way of
+    storing the running statistics makes tracing quadratic in depth (seven minutes at 1202 layers, flax 0.12.8).
     """
 
     def __init__(self, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype=None):
@@ -122,6 +122,7 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False  # what Flax's train() and eval() set
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., channel)` normalised, in the same shape."""
         # The statistics are float32 at least, whatever the computation is in.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:
@@ -144,6 +145,7 @@ class Identity(nnx.Module):
     """Stands where a normalisation could be and is not."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """`x` itself."""
         return x
 
 

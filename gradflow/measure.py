@@ -17,7 +17,7 @@ from gradflow.hooks import Point, norm
 class Quantity(NamedTuple):
     """What a number in the tables is."""
 
-    at: str  # "activation": every point; "unit": units with a shortcut; "layer": layers with weights; "net": once a step
+    at: str  # "activation": every point; "unit": units with a shortcut; "layer": layers with weights; "net": the whole
     unit: str
     formula: str
 
@@ -30,9 +30,9 @@ QUANTITIES = {
     "activation_gradient_norm": Quantity("activation", _GRADIENT, "sqrt(B) ||dL/dx||_F"),
     "identity_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||a||_F, a = what came back through the shortcut"),
     "residual_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||b||_F, b = what came back through F"),
-    "path_cosine": Quantity("unit", "cosine, -1 to 1", "<a, b> / (||a|| ||b||), from |a+b|^2 - |a|^2 - |b|^2 = 2 <a, b>"),
+    "path_cosine": Quantity("unit", "cosine, -1 to 1", "<a, b> / (||a|| ||b||), 2 <a, b> = |a+b|^2 - |a|^2 - |b|^2"),
     "weight_norm": Quantity("layer", "weight", "||W||_F over the layer's kernel and bias, before the update"),
-    "gradient_norm": Quantity("layer", "loss / weight", "||dL/dW||_F, L = mean loss of the batch, without weight decay"),
+    "gradient_norm": Quantity("layer", "loss / weight", "||dL/dW||_F, L = mean loss of the batch, no weight decay"),
     "update_norm": Quantity("layer", "weight", "||W_after - W_before||_F, learning rate and weight decay included"),
     "loss": Quantity("net", "nats", "mean cross-entropy of the batch"),
     "train_error": Quantity("net", "share, 0 to 1", "share of the batch that is classified wrongly, while training"),
@@ -100,7 +100,7 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def measure_weights(places: Places, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
-    """For each `quantity=tree`, tree = {layer: its arrays}: the Frobenius norm of each layer, a vector over `places.layers`."""
+    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `places.layers`."""
     return {
         quantity: jnp.stack([_layer_norm(tree[layer]) for layer in places.layers]) for quantity, tree in trees.items()
     }
@@ -113,7 +113,7 @@ def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read at one training step. `values` is `{quantity: {layer: float}}`; nothing is fetched before it is asked for."""
+    """What was read at one training step; nothing is fetched from the device before it is asked for."""
 
     step: int  # counted from 1: the reading of step 1 is of the initial weights
     places: Places

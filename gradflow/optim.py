@@ -12,8 +12,8 @@ def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> op
     """The learning rate as a function of the step, from 0.
 
     `step`: divided by 10 after one half and three quarters of the steps (He 2015, section 4.2: 32k and 48k of 64k).
-    `cosine`: down to zero at the end. `constant`. During the first `warmup` steps the rate is a tenth of `learning_rate`,
-    as the paper does for 110 layers (400 steps), and the rest of the schedule stays where it was.
+    `cosine`: down to zero at the end. `constant`. During the first `warmup` steps the rate is a tenth of
+    `learning_rate`, as the paper does for 110 layers (400 steps), and the rest of the schedule stays where it was.
     """
     choose("schedule", name, SCHEDULES)
     if not 0 <= warmup <= steps:
@@ -26,12 +26,13 @@ def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> op
         main = optax.constant_schedule(learning_rate)
     if not warmup:
         return main
-    return optax.join_schedules([optax.constant_schedule(learning_rate / 10), lambda step: main(step + warmup)], [warmup])
+    slow = optax.constant_schedule(learning_rate / 10)
+    return optax.join_schedules([slow, lambda step: main(step + warmup)], [warmup])
 
 
 def optimiser(name: str, rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """`sgd` and `nesterov` with momentum; `adam` with `momentum` as its beta 1; both add the decay to the gradient, as the
-    papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019).
+    """`sgd` and `nesterov` with momentum; `adam` with `momentum` as its beta 1; both add the decay to the gradient, as
+    the papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019).
     """
     choose("optimiser", name, OPTIMISERS)
     if name == "adamw":

@@ -23,6 +23,7 @@ from gradflow.errors import BadInput, choose
 if TYPE_CHECKING:
     from flax import nnx
 
+    from gradflow.data import Dataset
     from gradflow.measure import Reading
     from gradflow.table import Record
     from gradflow.training import State, Training
@@ -112,9 +113,9 @@ class Run:
 
     def build(self) -> "nnx.Module":
         """The net of this run for its data, with the weights of its seed."""
-        from gradflow import data, nets, runtime
+        from gradflow import nets, runtime
 
-        dataset = data.load(self.data, self.image_size, self.validation)
+        dataset = _dataset(self.data, self.image_size, self.validation)
         dtype = runtime.dtype(self.precision)
         return nets.build(
             self.net,
@@ -136,7 +137,7 @@ class Run:
         return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def keeps(self, step: int) -> bool:
-        """Whether the layers' readings of `step` (from 1) are kept: `log` is about ten a decade; first and last always."""
+        """Whether the layers' readings of `step` (from 1) are kept: `log` is ten a decade; first and last always."""
         if self.record == "all" or step in (1, self.steps):
             return True
         if self.record == "log":
@@ -151,14 +152,21 @@ class Run:
 
 
 @functools.lru_cache(maxsize=1)
+def _dataset(name: str, image_size: int | None, validation: int) -> "Dataset":
+    from gradflow import data
+
+    return data.load(name, image_size, validation)
+
+
+@functools.lru_cache(maxsize=1)
 def _training(run: Run) -> "Training":
-    from gradflow import data, optim
+    from gradflow import optim
     from gradflow.training import Training
 
     rate = optim.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
     return Training(
         run.build(),
-        data.load(run.data, run.image_size, run.validation),
+        _dataset(run.data, run.image_size, run.validation),
         optim.optimiser(run.optimiser, rate, run.momentum, run.weight_decay),
         batch=run.batch,
         augment=run.augment,
@@ -193,8 +201,7 @@ def execute(
     """Brings `run` to its end in `record`, from its last checkpoint if there is one; the caller holds the lock.
 
     Returns how it ended: `done`; `diverged`, when the loss, an activation or a gradient was not finite (what was read
-    is kept); or `stopped`, after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder do not allow
-    it.
+    is kept); or `stopped`, after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder are bad.
     """
     from gradflow import checkpoint
 
@@ -254,9 +261,9 @@ def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[s
 
     A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
     """
-    from gradflow import checkpoint, data, runtime
+    from gradflow import checkpoint, runtime
 
-    dataset = data.load(run.data, run.image_size, run.validation)
+    dataset = _dataset(run.data, run.image_size, run.validation)
     config = {
         "run": dataclasses.asdict(run),
         "data": dataset.summary(),

@@ -19,7 +19,8 @@ _YNNPACK = {
         f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("REDUCE", "DOT", "ELTWISE")
     )
 }
-# A step maps and faults in its temporary memory anew; huge pages make that cheap. glibc reads this when a process starts.
+# A step maps and faults in its temporary memory anew; huge pages make that cheap. glibc reads this when a process
+# starts.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

@@ -141,6 +141,7 @@ class _Pool:
     def __init__(self, size: int, cores: int):
         self.cores = [range(i * cores, (i + 1) * cores) for i in range(size)]
         self.processes: list[subprocess.Popen | None] = [None] * size
+        self.spawned: list[subprocess.Popen] = []
         self.events: queue.Queue[tuple[int, subprocess.Popen, Event | None]] = queue.Queue()
 
     def run(self, jobs: list[Event]) -> Iterator[Event]:
@@ -196,27 +197,31 @@ class _Pool:
             start_new_session=True,  # Ctrl-C reaches the parent alone, who asks the workers to stop
         )
         self.processes[worker] = process
+        self.spawned.append(process)
         threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()
         return process
 
     def _listen(self, worker: int, process: subprocess.Popen) -> None:
         assert process.stdout
-        for line in process.stdout:
-            with contextlib.suppress(ValueError):  # half a line is the last word of a killed process
-                self.events.put((worker, process, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):  # half a line is the last word of a killed process
+                    self.events.put((worker, process, json.loads(line)))
         process.wait()
         self.events.put((worker, process, None))
 
     def close(self) -> None:
         """Ends the workers: an idle one at once, a busy one after a checkpoint."""
-        alive = [process for process in self.processes if process and process.poll() is None]
-        for process in alive:
-            process.send_signal(signal.SIGTERM)
-        for process in alive:
+        for process in self.spawned:
+            process.terminate()
+        for process in self.spawned:
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
+            assert process.stdin
+            with contextlib.suppress(OSError):  # a job that nobody read
+                process.stdin.close()
 
 
 def _death(code: int) -> str:
@@ -264,7 +269,7 @@ def _do(job: Event, stopping: threading.Event, parent: TextIO) -> None:
     def watch(reading) -> None:
         nonlocal told
         now = time.monotonic()
-        if reading.step in (1, settings.steps) or now - told > 0.25:
+        if reading.step in (1, settings.steps) or not reading.finite or now - told > 0.25:
             told = now
             norms = reading.values["activation_gradient_norm"]
             spine = [value for name, value in norms.items() if "/" not in name]

@@ -170,7 +170,8 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        broken = path.parent.parent if path.parent.name == "metrics" else path  # without a part the run is not whole
+        # Without a part its run is not whole.
+        broken = f"the folder {path.parent.parent}" if path.parent.name == "metrics" else "it"
         raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove {broken} and run again") from error
     found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode()
     if found != str(FORMAT):
@@ -206,7 +207,7 @@ def _csv(runs: pd.DataFrame) -> str:
 
 def _read_runs(source: Path | io.StringIO) -> pd.DataFrame:
     """One way in for raw and published runs: a setting that is None everywhere has the same type in both."""
-    return pd.read_csv(source, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    return pd.read_csv(source, keep_default_na=False, na_values=[""])
 
 
 def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
@@ -238,6 +239,8 @@ def load(results: str | Path) -> pd.DataFrame:
             runs = _read_runs(results / "runs.csv")
         except (OSError, ValueError) as error:
             raise BadInput(f"cannot read {results / 'runs.csv'}: {error}; remove it and run again") from error
+        if "run" not in runs:
+            raise BadInput(f"cannot read {results / 'runs.csv'}: it has no column 'run'; remove it and run again")
         return join(runs, readings)
     if not (results / "runs").is_dir():
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")

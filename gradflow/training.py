@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from gradflow import data, nets, runtime
+from gradflow.arrays import Labels, Logits, Scalar
 from gradflow.errors import BadInput
 from gradflow.hooks import Recorder, make_sinks, silent
 from gradflow.measure import Places, Reading, measure_flow, measure_weights
@@ -26,7 +27,7 @@ class State(NamedTuple):
     key: jax.Array  # raw key data, of the augmentation
 
 
-def loss_and_error(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def loss_and_error(logits: Logits, labels: Labels) -> tuple[Scalar, Scalar]:
     """Mean cross-entropy in nats, and the share of wrong answers; logits `(batch, classes)`, labels `(batch,)`."""
     loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
     return loss, jnp.mean(jnp.argmax(logits, axis=-1) != labels, dtype=loss.dtype)
@@ -60,7 +61,7 @@ def finite(readings: dict[str, jax.Array]) -> jax.Array:
 
 
 def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
-    """The training step `step(state, images, labels) -> (state, readings)`; without `points` only loss and error are read."""
+    """The step `(state, images, labels) -> (state, readings)`; without `points` only loss and error are read."""
     places = Places.of(points, layers) if points else None
 
     def step(state: State, images, labels):
@@ -119,7 +120,9 @@ class Training:
             return take(state, chosen, labels[indices])
 
         def wrong(state: State, images, labels):
-            logits, _ = nets.apply(graph, state.params, state.rest, data.normalise(images, mean, deviation), train=False)
+            logits, _ = nets.apply(
+                graph, state.params, state.rest, data.normalise(images, mean, deviation), train=False
+            )
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
         self._step = runtime.compiled(step, donate_argnums=0)
@@ -139,7 +142,7 @@ class Training:
         indices = data.indices(seed, number, self.batch, self.count)
         return self._step(state, *self._train, jax.device_put(indices, runtime.along_batch(self.mesh)))
 
-    def evaluate(self, state: State) -> jax.Array:
+    def evaluate(self, state: State) -> Any:
         """Share of wrong answers on the whole test set, with the running statistics."""
         images, labels = self._test
         chunk = -(-min(len(labels), 512) // self.mesh.size) * self.mesh.size
@@ -164,8 +167,8 @@ class Training:
     ) -> Iterator[Reading]:
         """Trains from `state` to `steps` steps, one `Reading` a step.
 
-        A reading is handed out only when the next step is already under way, so that the device never waits for who reads.
-        Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
+        A reading is handed out only when the next step is already under way, so that the device never waits for who
+        reads. Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
         """
         late = None
         for number in range(int(state.step), steps):

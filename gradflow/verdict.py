@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from gradflow.errors import BadInput, choose
 
+# pandas types every column as a union that no type checker can follow: tables are not checked here.
+Frame = Any
+Series = Any
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 CONFIDENCE = 0.95
-# Two-sided 95 % points of Student's t for 1, 2, ... 30 degrees of freedom; beyond, the normal one is close enough.
+# Two-sided 95 % points of Student's t for 1, 2, ... 30 degrees of freedom.
 _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
       2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
       2.0452, 2.0423)  # fmt: skip
@@ -74,12 +76,19 @@ class Verdict:
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % confidence interval of the mean, by Student's t; infinitely wide for a single value."""
-    values = np.asarray(values, float)
-    freedom = len(values) - 1
+    numbers = np.asarray(values, float)
+    freedom = len(numbers) - 1
     if freedom < 1:
         return -math.inf, math.inf
-    half = (_T[freedom - 1] if freedom <= len(_T) else 1.96) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()) - half, float(values.mean()) + half
+    half = _t(freedom) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    return float(numbers.mean()) - half, float(numbers.mean()) + half
+
+
+def _t(freedom: int) -> float:
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    normal = 1.959964
+    return normal + (normal**3 + normal) / (4 * freedom)  # Abramowitz and Stegun 26.7.5; right to 0.2 % from here on
 
 
 def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
@@ -106,11 +115,11 @@ def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
     return Finding(claim, good, float(np.mean(list(good.values()))), bounds, outcome, rule, would_decide, missing)
 
 
-def final_error(table: pd.DataFrame, quantity: str = "train_error") -> pd.Series:
+def final_error(table: Frame, quantity: str = "train_error") -> Series:
     """The error at the end of each run, indexed by (net, depth, normalisation, seed).
 
-    For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last reading.
-    A diverged run has none (nan).
+    For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last
+    reading. A diverged run has none (nan).
     """
     rows = table[table.quantity == quantity]
     if quantity == "train_error":
@@ -123,7 +132,7 @@ def final_error(table: pd.DataFrame, quantity: str = "train_error") -> pd.Series
     return error.where(everyone.status == "done").sort_index()
 
 
-def spine(table: pd.DataFrame, step: int, quantity: str = "activation_gradient_norm") -> pd.DataFrame:
+def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
     """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value."""
     rows = table[(table.quantity == quantity) & (table.step == step)]
     rows = rows[rows.layer.str.startswith("block") & ~rows.layer.str.contains("/")]
@@ -132,13 +141,13 @@ def spine(table: pd.DataFrame, step: int, quantity: str = "activation_gradient_n
     return rows.sort_values(["run", "position"])
 
 
-def slopes(table: pd.DataFrame, step: int = 1) -> pd.Series:
+def slopes(table: Frame, step: int = 1) -> Series:
     """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
 
     Positive: the gradient shrinks on its way back to the input. Zeros and what is not finite are not fitted.
     """
 
-    def fit(rows: pd.DataFrame) -> float:
+    def fit(rows: Frame) -> float:
         good = rows[(rows.value > 0) & np.isfinite(rows.value)]
         return float(np.polyfit(good.position, np.log10(good.value), 1)[0]) if len(good) > 1 else math.nan
 
@@ -147,14 +156,20 @@ def slopes(table: pd.DataFrame, step: int = 1) -> pd.Series:
 
 
 def regime(per_seed: Sequence[float]) -> str:
-    """The name of a slope (decades a layer) over seeds: by the side of zero on which its interval lies, no threshold."""
-    low, high = interval(per_seed)
+    """The name of a slope (decades a layer) over seeds: by the side of zero on which its interval lies, no threshold.
+
+    "undecided" where fewer than two seeds gave a slope.
+    """
+    good = [slope for slope in per_seed if math.isfinite(slope)]
+    if len(good) < 2:
+        return "undecided"
+    low, high = interval(good)
     if low > 0:
         return "vanishing"
     return "exploding" if high < 0 else "healthy"
 
 
-def decades(table: pd.DataFrame, step: int = 1) -> pd.Series:
+def decades(table: Frame, step: int = 1) -> Series:
     """log10 of the gradient norm at the first unit over that at the last, indexed as `final_error`."""
     keys = ["net", "depth", "normalisation", "seed"]
     ends = spine(table, step).groupby(keys).value.agg(["first", "last"])
@@ -162,7 +177,7 @@ def decades(table: pd.DataFrame, step: int = 1) -> pd.Series:
         return np.log10(ends["first"] / ends["last"])
 
 
-def per_seed(series: pd.Series, **levels: Any) -> dict[int, float]:
+def per_seed(series: Series, **levels: Any) -> dict[int, float]:
     """The numbers of one setting, by seed: `per_seed(slopes, net="plain", depth=56, normalisation="none")`.
 
     Raises `BadInput` when the levels do not pick one number a seed.
@@ -170,10 +185,11 @@ def per_seed(series: pd.Series, **levels: Any) -> dict[int, float]:
     chosen = series[np.logical_and.reduce([series.index.get_level_values(name) == at for name, at in levels.items()])]
     seeds = chosen.index.get_level_values("seed")
     if seeds.has_duplicates:
-        raise BadInput(f"{levels} picks several runs of the same seed: say which by {', '.join(map(str, series.index.names))}")
+        names = ", ".join(map(str, series.index.names))
+        raise BadInput(f"{levels} picks several runs of the same seed: say which by {names}")
     return {int(seed): float(value) for seed, value in zip(seeds, chosen, strict=True)}
 
 
 def difference(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
-    """`a - b`, seed by seed: twins and depths of one seed saw the same batches. Seeds that only one has are left out."""
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+    """`a - b`, seed by seed: twins and depths of one seed saw the same batches. A seed that only one has gives nan."""
+    return {seed: a.get(seed, math.nan) - b.get(seed, math.nan) for seed in sorted({*a, *b})}

@@ -10,7 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
 
-from gradflow import plot
+from gradflow import drawing, plot, rows
 from gradflow.errors import BadInput
 
 STEPS = (1, 2, 4, 8, 16, 20)
@@ -132,8 +132,34 @@ def test_depth_labels_do_not_overlap(table):
 
 
 def test_labels_move_no_more_than_they_must():
-    assert plot._apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
-    assert plot._apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert drawing.apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
+    assert drawing.apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_labels_stay_within_the_panel():
+    assert drawing.apart(np.array([0.0, 0.0]), 0.1) == pytest.approx([0.0, 0.1])
+    assert drawing.apart(np.array([0.98, 1.0]), 0.1) == pytest.approx([0.9, 1.0])
+
+
+def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
+    values = 10.0 ** np.where(
+        table.position > 1, 0.0, np.where(table.net == "plain", -5, 2)
+    )  # of the unit at the input
+    figure = plot.gradient_curves(table.assign(value=values), steps=[1])
+    words = [{text.get_text() for text in ax.texts} for ax in figure.axes]
+    assert words == [{"8 ×10⁻⁵", "18 ×10⁻⁵"}, {"8 ×100", "18 ×100"}]
+    assert [rows.times(x) for x in (0.0034, 1.2, 2600, 26_000)] == ["×0.003", "×1", "×3000", "×10⁴"]
+
+
+def test_a_run_under_way_has_no_final_error_and_is_in_no_mean(table):
+    table = table.assign(status=table.status.where(table.run != "plain-8-0", "running"))
+    other = table[table.run == "plain-8-1"]
+    train = 100 * other[(other.quantity == "train_error") & (other.step > 18)]["value"].mean()
+    test = 100 * other[(other.quantity == "test_error") & (other.step == 20)]["value"].mean()
+    assert f"8: {train:.1f} / {test:.1f}, 1 of 2 unfinished" in texts(plot.errors(table))
+    ax = plot.depth_errors(table).axes[0]
+    dots: Any = ax.lines[0]
+    assert list(dots.get_xdata()) == [8, 18, 18]
 
 
 def test_film_has_one_colour_scale_and_the_mean_of_logs(table):
@@ -188,6 +214,9 @@ def test_final_values_stand_at_the_margin_with_half_their_range(table):
     test = 100 * rows[(rows.quantity == "test_error") & (rows.step == 20)].groupby("run")["value"].mean()
     train, test = (f"{x.mean():.1f}\N{PLUS-MINUS SIGN}{abs(x.iloc[0] - x.iloc[1]) / 2:.1f}" for x in (train, test))
     assert f"8: {train} / {test}" in texts(plot.errors(table))
+    assert "18: 51\N{PLUS-MINUS SIGN}16 / 19\N{PLUS-MINUS SIGN}7" in texts(
+        plot.errors(table)
+    )  # no finer than they vary
 
 
 def test_depth_errors_are_means_of_the_last_tenth(table):
@@ -200,8 +229,8 @@ def test_depth_errors_are_means_of_the_last_tenth(table):
 @pytest.mark.parametrize("draw", FIGURES)
 def test_same_table_same_bytes_whatever_its_order(draw, table, tmp_path):
     shuffled = table.sample(frac=1, random_state=3)
-    for name, rows in (("a.svg", table), ("b.svg", shuffled)):
-        plot.save(draw(rows, "A title", plot.caption(rows, "gradflow run x")), tmp_path / name)
+    for name, same in (("a.svg", table), ("b.svg", shuffled)):
+        plot.save(draw(same, "A title", plot.caption(same, "gradflow run x")), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
 
@@ -232,7 +261,7 @@ def test_zeros_have_no_logarithm_and_do_not_crash():
     for draw in FIGURES:
         draw(dead).draw_without_rendering()
     both = table.assign(value=table.value.where(~table.run.str.startswith("plain-8"), 0.0))
-    assert "8: no positive reading" in texts(plot.gradient_curves(both))
+    assert "8: reads 0" in texts(plot.gradient_curves(both))
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -250,9 +279,9 @@ def test_other_quantities_are_drawn_at_the_layers_that_have_them(table):
 
 @pytest.mark.parametrize("draw", FIGURES)
 def test_a_table_that_cannot_be_drawn_is_bad_input_in_one_line(draw, table):
-    for rows in (table[:0], table[table.quantity == "loss"], table.drop(columns="net")):
+    for poor in (table[:0], table[table.quantity == "loss"], table.drop(columns="net")):
         with pytest.raises(BadInput, match="cannot be drawn: it lacks") as caught:
-            draw(rows)
+            draw(poor)
         assert "\n" not in str(caught.value)
 
 
@@ -296,6 +325,22 @@ def test_caption_says_what_was_run(table):
     ]
 
 
+def test_caption_leaves_out_what_was_not_set_and_where_the_data_lie(table):
+    words = plot.caption(table.assign(width=np.nan, data="../shared/cifar10"))
+    assert words.startswith("cifar10")
+    assert "width" not in words
+    assert "width\N{NO-BREAK SPACE}16\N{NO-BREAK SPACE}" in plot.caption(table.assign(width=16.0))
+
+
+def test_what_reads_zero_is_said_and_left_blank(table):
+    dead = table.position.between(2, 4) & table.run.str.startswith("residual-8")
+    table = table.assign(value=table.value.where(~dead | (table.quantity == "path_cosine"), 0.0))
+    assert "8 reads 0" in texts(plot.gradient_curves(table))
+    assert panel(plot.film(table), "residual 8, blank: reads 0")
+    share, cosine = rows.shares(rows.only(rows.path_readings(table), net="residual", depth=8, step=1))
+    assert list(share.isna()) == list(cosine.isna()) == [False, True, False]
+
+
 def contrast(first, second) -> float:
     """The contrast of WCAG 2, written from the standard and not from the code under test."""
 
@@ -307,11 +352,11 @@ def contrast(first, second) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("net", [*plot.NET_COLOURS, "another"])
+@pytest.mark.parametrize("net", [*drawing.NET_COLOURS, "another"])
 def test_every_shade_stands_out_on_white_and_on_dark(net):
     depths = (8, 18, 34, 56, 110)
-    shades = [plot._shade(net, depth, depths) for depth in depths]
+    shades = [drawing.shade(net, depth, depths) for depth in depths]
     assert all(contrast(shade, page) > 2.2 for shade in shades for page in ("white", "#0d1117"))
     darkness = [contrast(shade, "white") for shade in shades]
     assert darkness == sorted(darkness)
-    assert all(contrast(plot.GREY, page) > 4.2 for page in ("white", "#0d1117"))
+    assert all(contrast(drawing.GREY, page) > 4.2 for page in ("white", "#0d1117"))

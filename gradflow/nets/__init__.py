@@ -79,7 +79,7 @@ def _plain(state) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.as_pure(state))
 
 
-def weighted_layers(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
     """The layers that have a kernel, by hook name (`block03/conv1`), each with its own parameters."""
     layers = {}
     for key, value in params.items():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, silent
 from gradflow.layers import Atoms, Identity, Linear
@@ -51,15 +52,16 @@ def stages(family: str, depth: int) -> tuple[tuple[int, ...], bool]:
     return tuple(units // 3 + (stage < units % 3) for stage in range(3)), False
 
 
-def subsample(x: jax.Array, channels: int, stride: int) -> jax.Array:
+def subsample(x: Maps, channels: int, stride: int) -> Maps:
     """Shortcut option A: every `stride`-th pixel, and zeros for the channels that x does not have. No parameters."""
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
 class Unit(nnx.Module):
-    """`y = f(h(x) + F(x))`. In order `post` (He 2015) a layer is convolution, norm, activation, and f is the activation;
-    in order `pre` (He 2016, arXiv:1603.05027, figure 4e) it is norm, activation, convolution, and f is the identity.
+    """`y = f(h(x) + F(x))`. In order `post` (He 2015) a layer is convolution, norm, activation, and f is the
+    activation; in order `pre` (He 2016, arXiv:1603.05027, figure 4e) it is norm, activation, convolution, and f is the
+    identity.
     """
 
     def __init__(self, name: str, channels_in: int, layers, shortcut: str | None, order: str, atoms: Atoms, rngs, side):
@@ -78,7 +80,8 @@ class Unit(nnx.Module):
             # After a pre-activation net's projection there is no norm: nothing may stand on the path but h.
             self.projection_norm = atoms.normalisation(width, rngs=side) if order == "post" else Identity()
 
-    def __call__(self, x: jax.Array, hook: Hook = silent) -> jax.Array:
+    def __call__(self, x: Maps, hook: Hook = silent) -> Maps:
+        """The unit's output, with the stride and the channels of F."""
         x = hook(self.name, x)
         if self.shortcut is None:
             y = self.residual(x, hook)
@@ -87,13 +90,13 @@ class Unit(nnx.Module):
             y = y + self.residual(hook(f"{self.name}/residual", x), hook)
         return self.activation(y) if self.order == "post" else y
 
-    def identity(self, x: jax.Array, hook: Hook) -> jax.Array:
+    def identity(self, x: Maps, hook: Hook) -> Maps:
         """The shortcut h: option A, or a 1x1 projection."""
         if self.projects:
             return hook(f"{self.name}/projection", self.projection_norm(self.projection(x)))
         return subsample(x, self.channels, self.stride)
 
-    def residual(self, x: jax.Array, hook: Hook) -> jax.Array:
+    def residual(self, x: Maps, hook: Hook) -> Maps:
         """The branch F. What a layer's hook sees is its response: after its own norm, before the next activation."""
         for layer in range(1, self.depth + 1):
             convolution, norm = getattr(self, f"conv{layer}"), getattr(self, f"norm{layer}")
@@ -106,7 +109,7 @@ class Unit(nnx.Module):
 
 
 class Net(nnx.Module):
-    """Stem, units, global average pool, classifier: images `(batch, height, width, channel)` to logits `(batch, classes)`.
+    """Stem, units, global average pool, classifier.
 
     The cifar family's stem is one 3x3 layer (He 2015, section 4.2), the imagenet family's a 7x7 layer of stride 2 and a
     3x3 max pool of stride 2 (table 1). Raises `BadInput` when an image has fewer pixels a side than the total stride.
@@ -132,7 +135,8 @@ class Net(nnx.Module):
         self.units = tuple(names)
         self.head = Linear(channels_in, classes, initialisation=atoms.initialisation, rngs=rngs)
 
-    def __call__(self, images: jax.Array, hook: Hook = silent) -> jax.Array:
+    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+        """Logits; `hook(name, x)` is called at every point of the spine."""
         if min(images.shape[1:3]) < self.total_stride:
             raise BadInput(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this net: "
@@ -144,7 +148,7 @@ class Net(nnx.Module):
         else:
             x = hook("stem", x)
         if self.imagenet:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         for name in self.units:
             x = getattr(self, name)(x, hook)
         if self.order == "pre":
@@ -164,7 +168,13 @@ def _output(width: int, units: tuple[int, ...], bottleneck: bool) -> int:
 
 
 def check(
-    *, depth: int, family: str = "cifar", width: int | None = None, shortcut: str | None = "A", order: str = "post", **atoms
+    *,
+    depth: int,
+    family: str = "cifar",
+    width: int | None = None,
+    shortcut: str | None = "A",
+    order: str = "post",
+    **atoms,
 ) -> None:
     """Raises `BadInput` with the legal values for anything that `residual` would not build; builds nothing."""
     stages(family, depth)

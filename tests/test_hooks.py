@@ -1,0 +1,385 @@
+"""The hook: what the sinks say equals `jax.vjp` cut at the same point, and listening changes nothing."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gradflow import hooks, nets, optim
+from gradflow.training import Training, gradients, read
+from naive import DIGITS, abstractly, build, digits, signals
+
+NETS = {
+    "plain": ("plain", {}),
+    "plain without normalisation": ("plain", {"normalisation": "none"}),
+    "residual": ("residual", {}),
+    "residual without normalisation": ("residual", {"normalisation": "none"}),
+    "residual, shortcut B": ("residual", {"shortcut": "B"}),
+    "residual, shortcut C": ("residual", {"shortcut": "C"}),
+    "residual, pre-activation": ("residual", {"order": "pre"}),
+}
+
+
+def assert_close(ours, theirs, tolerance):
+    """Two dicts of numbers: the same keys in any order, the same values up to a relative tolerance."""
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, err_msg=name)
+
+
+# The norm of a point's gradient, against jax.vjp
+
+
+@pytest.mark.parametrize(
+    ("which", "dtype", "tolerance"),
+    [(which, jnp.float64, 1e-10) for which in NETS] + [(which, jnp.float32, 1e-5) for which in list(NETS)[:4]],
+)
+def test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point(which, dtype, tolerance):
+    name, settings = NETS[which]
+    with jax.enable_x64(dtype == jnp.float64):
+        images, labels = digits(6)
+        graph, params, rest, images = jax.tree.map(
+            lambda leaf: leaf.astype(dtype), (*nets.split(build(name, **settings)), images)
+        )
+        points = nets.points_of(nnx.merge(graph, params, rest), images.shape[1:])
+        run = jax.jit(lambda *arrays: gradients(graph, points, *arrays)[1])
+        readings = run(params, rest, images, labels)
+        vectors = signals(graph, params, rest, images, labels)
+    theirs = {name: np.linalg.norm(vector) for name, vector in vectors.items()}
+    assert {reading.dtype for reading in readings.values()} == {np.dtype(dtype)}
+    paths = {f"block0{unit}/{path}" for unit in (1, 2, 3) for path in ("identity", "residual")}
+    assert {"stem", "head", "block01", "block03/conv2", *(paths if name == "residual" else ())} <= readings.keys()
+    assert min(theirs.values()) > 0
+    assert_close(readings, theirs, tolerance)
+
+
+# The norm of a point's gradient, against a closed form
+
+
+class DeepLinear(nnx.Module):
+    """Square orthogonal matrices times a scale, one after another."""
+
+    def __init__(self, layers, width, scale):
+        rngs = nnx.Rngs(0)
+        self.names = tuple(f"layer{layer:02}" for layer in range(1, layers + 1))
+        for name in self.names:
+            matrix = nnx.initializers.orthogonal(scale)
+            setattr(self, name, nnx.Linear(width, width, use_bias=False, kernel_init=matrix, rngs=rngs))
+
+    def __call__(self, x, hook=hooks.silent):
+        for name in self.names:
+            x = hook(name, getattr(self, name)(x))
+        return x
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1, 2, 10])
+def test_gradient_of_a_deep_orthogonal_net_is_a_power_of_its_scale(scale):
+    layers, width = 31, 6
+    graph, params, rest = nets.split(DeepLinear(layers, width, scale))
+    points = hooks.points(
+        lambda hook, params, x: nets.apply(graph, params, rest, x, hook), params, jnp.ones((2, width)), layers=params
+    )
+    direction = np.random.default_rng(0).normal(size=(2, width))
+
+    def loss_of(sinks):
+        logits, _ = nets.apply(graph, params, rest, jnp.ones((2, width)), hooks.Recorder(sinks))
+        return jnp.sum(logits * direction)
+
+    readings = jax.jit(jax.grad(loss_of))(hooks.make_sinks(points))
+    assert [point.position for point in points] == list(range(1, layers + 1))
+    last = np.linalg.norm(direction)
+    assert_close(readings, {name: last * scale ** (layers - place) for name, place, *_ in points}, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_norm_is_right_where_a_sum_of_squares_leaves_float32(scale):
+    x = (np.random.default_rng(0).normal(size=(3, 5)) * scale).astype(np.float32)
+    if scale != 1:
+        assert jnp.sum(jnp.square(x)) in (0, np.inf)
+    gradient = jax.grad(lambda sink: jnp.sum(x * hooks.tap(jnp.zeros_like(x), sink)))(0.0)
+    np.testing.assert_allclose(gradient, np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
+
+
+def test_norm_of_nothing_is_zero_and_of_what_is_not_finite_is_not_finite():
+    assert hooks.norm(jnp.zeros((2, 3))) == 0
+    assert np.isnan(hooks.norm(jnp.array([1.0, np.nan])))
+    assert np.isnan(hooks.norm(jnp.array([np.inf, np.nan])))
+    assert hooks.norm(jnp.array([1.0, -np.inf])) == np.inf
+
+
+def test_norm_of_bfloat16_is_summed_in_float32():
+    ones = jnp.ones(4096, jnp.bfloat16)  # a sum in bfloat16 stops at 256: 256 + 1 rounds to 256
+    assert hooks.norm(ones) == 64
+    assert hooks.norm(ones).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_gradient_of_a_linear_conv_net_changes_by_the_square_of_its_gain_a_unit(scale):
+    settings = {"normalisation": "none", "activation": "linear", "initialisation": f"delta_orthogonal({scale})"}
+    norms = read(build("plain", depth=14, **settings), *digits(4)).values["activation_gradient_norm"]
+    # Between these points, all within one stage, lie two square layers of stride 1.
+    for here, after in [(1, "block02"), (2, "block03"), (4, "block05"), (6, "block06/conv2")]:
+        np.testing.assert_allclose(norms[f"block0{here}"], scale**2 * norms[after], rtol=1e-5)
+
+
+def test_reading_is_the_root_mean_square_of_the_examples_own_gradients():
+    net, (images, labels) = build(normalisation="none"), digits(5)
+    together = read(net, images, labels).values["activation_gradient_norm"]
+    alone = [read(net, images[i : i + 1], labels[i : i + 1]).values["activation_gradient_norm"] for i in range(5)]
+    twice = read(net, jnp.tile(images, (2, 1, 1, 1)), jnp.tile(labels, 2)).values["activation_gradient_norm"]
+    assert_close(together, {name: np.sqrt(np.mean([one[name] ** 2 for one in alone])) for name in together}, 1e-5)
+    assert_close(together, twice, 1e-5)
+
+
+# Listening changes nothing
+
+
+@pytest.mark.parametrize(("name", "normalisation"), [("plain", "none"), ("residual", "batch")])
+def test_twenty_steps_with_hooks_and_without_end_in_the_same_parameters(name, normalisation):
+    net, ends = build(name, normalisation=normalisation), {}
+    for record in (True, False):
+        sgd = optim.optimiser("sgd", optim.schedule("constant", 0.05, 20), 0.9, 1e-4)
+        training = Training(net, DIGITS, sgd, batch=32, record=record)
+        state = training.start(net, 0)
+        for number in range(20):
+            state, arrays = training.step(state, 0, number)
+        assert ("activation_gradient_norm" in arrays) == record
+        ends[record] = jax.device_get(state)
+    _, start, _ = nets.split(net)
+    for with_hooks, without, before in zip(
+        *map(jax.tree.leaves, (ends[True].params, ends[False].params, start)), strict=True
+    ):
+        # The hooks change how XLA fuses and so how it rounds: 7e-7 seen with batch norm, none without.
+        assert np.linalg.norm(with_hooks - without) <= 5e-6 * np.linalg.norm(without)
+        assert np.linalg.norm(without - before) > 1e-3 * np.linalg.norm(without)
+    np.testing.assert_array_equal(ends[True].key, ends[False].key)
+
+
+# Under transformations
+
+
+def flow(graph, points, params, rest, images, labels):
+    """Gradients of the parameters, of the sinks, and the summaries."""
+    return gradients(graph, points, params, rest, images, labels)[:3]
+
+
+def assert_trees_close(ours, theirs, tolerance):
+    """Same structure; each array equal to within a share of its largest entry."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.max(np.abs(other)))
+
+
+def test_seeds_under_vmap_read_what_each_reads_alone():
+    images, labels = digits(6)
+    each = [nets.split(build(seed=seed)) for seed in range(3)]
+    points = nets.points_of(build(), images.shape[1:])
+    graph = each[0][0]
+    one = functools.partial(flow, graph, points)
+    params, rest = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in list(zip(*each, strict=True))[1:]
+    )
+    together = jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))(params, rest, images, labels)
+    assert {sink.shape for sink in together[1].values()} == {(3,)}
+    assert len({float(norm) for norm in together[1]["block01"]}) == 3
+    alone = jax.jit(one)
+    for seed, (_, params, rest) in enumerate(each):
+        theirs = alone(params, rest, images, labels)
+        assert_trees_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), theirs, 1e-5)
+
+
+def test_whole_forward_pass_under_remat_reads_the_same():
+    images, labels = digits(6)
+    net = build()
+    (graph, params, rest), points = nets.split(net), nets.points_of(net, images.shape[1:])
+
+    def loss_of(params, sinks, wrap):
+        def forward(params, sinks):
+            recorder = hooks.Recorder(sinks)
+            logits, _ = nets.apply(graph, params, rest, images, recorder)
+            return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[jnp.arange(6), labels]), recorder.forward
+
+        return wrap(forward)(params, sinks)
+
+    (_, forward), (gradient, backward) = jax.jit(
+        jax.value_and_grad(functools.partial(loss_of, wrap=jax.checkpoint), argnums=(0, 1), has_aux=True)
+    )(params, hooks.make_sinks(points))
+    theirs = jax.jit(functools.partial(flow, graph, points))(params, rest, images, labels)
+    assert_trees_close((gradient, backward, forward), theirs, 1e-5)
+
+
+UNITS = ("unit1", "unit2", "unit3", "unit4")
+
+
+def unit(hook, x, weights):
+    """A residual unit of one layer."""
+    x = hook("", x)
+    identity, residual = hook("/identity", x), hook("/residual", x)
+    return identity + jnp.tanh(hook("/layer", residual @ weights))
+
+
+def unrolled(hook, stack, x):
+    for name, weights in zip(UNITS, stack, strict=True):
+        x = unit(lambda part, x, name=name: hook(name + part, x), x, weights)
+    return hook("end", x)
+
+
+def rematerialised(hook, stack, x):
+    for name, weights in zip(UNITS, stack, strict=True):
+        body = lambda hook, x, name=name, weights=weights: unit(lambda part, x: hook(name + part, x), x, weights)  # noqa: E731
+        x = hooks.checkpoint(body, hook, x)
+    return hook("end", x)
+
+
+def scanned(hook, stack, x):
+    return hook("end", hooks.scan(unit, hook, UNITS, x, stack))
+
+
+def stack_flow(forward, stack, x):
+    """As `flow`, for a stack of units, with a loss that is not linear."""
+    sinks = hooks.make_sinks(hooks.points(unrolled, stack, x, layers=()))
+
+    def loss_of(stack, sinks):
+        recorder = hooks.Recorder(sinks)
+        return jnp.sum(jnp.sin(forward(recorder, stack, x))), recorder.forward
+
+    gradient, summaries = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(stack, sinks)
+    return gradient, summaries
+
+
+def stack_and_input():
+    random = np.random.default_rng(0)
+    return jnp.asarray(random.normal(size=(4, 5, 5)), jnp.float32), jnp.asarray(random.normal(size=(3, 5)), jnp.float32)
+
+
+@pytest.mark.parametrize("forward", [rematerialised, scanned])
+def test_a_stack_of_units_rematerialised_or_scanned_reads_what_it_reads_unrolled(forward):
+    ours, theirs = (jax.jit(functools.partial(stack_flow, way))(*stack_and_input()) for way in (forward, unrolled))
+    assert {"unit1", "unit4/identity", "unit3/residual", "unit2/layer", "end"} <= theirs[1].keys()
+    assert list(ours[1]) == list(theirs[1])
+    assert_trees_close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("forward", [rematerialised, scanned])
+def test_a_plain_callable_listens_to_a_stack_without_changing_it(forward):
+    heard = []
+
+    def hook(name, x):
+        heard.append(name)
+        return x
+
+    ours = jax.grad(lambda stack, x: jnp.sum(forward(hook, stack, x)))(*stack_and_input())
+    theirs = jax.grad(lambda stack, x: jnp.sum(unrolled(hooks.silent, stack, x)))(*stack_and_input())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    # A scanned unit has one trace for all its names, so only what lies outside is heard.
+    assert set(heard) == ({"end"} if forward is scanned else set(names_of_the_stack()))
+
+
+def names_of_the_stack():
+    return [f"{name}{part}" for name in UNITS for part in ("", "/identity", "/residual", "/layer")] + ["end"]
+
+
+def test_a_rematerialised_unit_is_computed_twice_and_an_unrolled_one_once():
+    count = {
+        way: str(jax.make_jaxpr(functools.partial(stack_flow, way))(*stack_and_input())).count("tanh")
+        for way in (unrolled, rematerialised)
+    }
+    assert count[unrolled] == len(UNITS)
+    assert count[rematerialised] == 2 * len(UNITS)
+
+
+SHARDED = """
+import json
+import jax
+import numpy as np
+from gradflow import data, nets, optim
+from gradflow.errors import BadInput
+from gradflow.training import Training
+
+net = nets.build("residual", depth=8, classes=10, channels=1, width=4, seed=0)
+sgd = optim.optimiser("sgd", optim.schedule("constant", 0.05, 20), 0.9, 1e-4)
+training = Training(net, data.load("digits"), sgd, batch=32)
+state, steps = training.start(net, 0), []
+for number in range(3):
+    state, arrays = training.step(state, 0, number)
+    steps.append({name: np.asarray(array).tolist() for name, array in arrays.items()})
+error = float(training.evaluate(state))
+refused = ""
+try:
+    Training(net, data.load("digits"), sgd, batch=12)
+except BadInput as problem:
+    refused = str(problem)
+print(json.dumps({"devices": jax.device_count(), "steps": steps, "test_error": error, "refused": refused}))
+"""
+
+
+def test_a_batch_on_eight_devices_reads_what_it_reads_on_one():
+    def start(devices):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-W", "error", "-c", SHARDED]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    outputs = [process.communicate()[0] for process in map(start, (1, 8))]
+    one, eight = map(json.loads, outputs)
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert one["refused"] == ""
+    assert "batch 12 cannot be split over 8 devices" in eight["refused"]
+    assert one["test_error"] == pytest.approx(eight["test_error"], abs=1 / len(DIGITS.test_labels) + 1e-6)
+    for ours, theirs in zip(eight["steps"], one["steps"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for quantity in theirs:
+            np.testing.assert_allclose(ours[quantity], theirs[quantity], rtol=1e-4, atol=1e-5, err_msg=quantity)
+
+
+# Names and positions
+
+
+def test_a_name_used_twice_raises():
+    x = jnp.ones(2)
+    recorder = hooks.Recorder({"a": jnp.zeros(()), "a/b": jnp.zeros(())})
+    recorder("a", x)
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        recorder("a", x)
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        hooks.points(lambda hook, x: hook("a", hook("a", x)), x, layers=())
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        hooks.checkpoint(lambda hook, x: hook("a", x), recorder, x)
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        hooks.scan(lambda hook, x, _: hook("", x), recorder, ("a",), x, jnp.zeros(1))
+
+
+def test_a_name_without_a_sink_raises():
+    recorder = hooks.Recorder({"a": jnp.zeros(())})
+    with pytest.raises(ValueError, match="no sink for 'b'"):
+        recorder("b", jnp.ones(2))
+    with pytest.raises(ValueError, match="no sink for 'b'"):
+        hooks.checkpoint(lambda hook, x: hook("b", x), recorder, jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "layers"), [("cifar", 8, 2), ("cifar", 56, 2), ("imagenet", 34, 2), ("imagenet", 50, 3)]
+)
+@pytest.mark.parametrize(
+    ("name", "settings", "beside"),
+    [("plain", {}, ("",)), ("residual", {"shortcut": "C"}, ("", "/identity", "/residual", "/projection"))],
+)
+def test_position_counts_the_weighted_layers_of_the_main_path(family, depth, layers, name, settings, beside):
+    points = abstractly(
+        lambda: nets.points_of(build(name, depth, family=family, **settings), (32, 32, 1)),
+    )
+    expected = {"stem": 1, "head": depth}
+    for unit in range((depth - 2) // layers):
+        block, before = f"block{unit + 1:02}", 1 + unit * layers
+        expected |= {block + part: before for part in beside}
+        expected |= {f"{block}/conv{layer}": before + layer for layer in range(1, layers + 1)}
+    assert {point.name: point.position for point in points} == expected
+    positions = [point.position for point in points if not point.name.endswith("/projection")]
+    assert positions == sorted(positions)

@@ -1,0 +1,178 @@
+"""The atoms: normalisation against Flax and NumPy, initialisers against the papers' formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gradflow import layers
+from gradflow.errors import BadInput
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_batch_norm_is_that_of_flax_while_training_and_after():
+    ours, theirs = layers.BatchNorm(5), nnx.BatchNorm(5, momentum=0.9, epsilon=1e-5, rngs=nnx.Rngs(0))
+    scale, bias = random(5, seed=1), random(5, seed=2)
+    for norm in (ours, theirs):
+        norm.scale.set_value(jnp.asarray(scale))
+        norm.bias.set_value(jnp.asarray(bias))
+        norm.train()
+    for seed in range(3):
+        x = 3 * random(4, 6, 6, 5, seed=seed) + 2
+        np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.mean[...], theirs.mean[...], rtol=1e-6)
+        np.testing.assert_allclose(ours.variance[...], theirs.var[...], rtol=1e-5)
+    for norm in (ours, theirs):
+        norm.eval()
+    before = np.array(ours.mean[...])
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(ours.mean[...], before)
+
+
+def test_batch_norm_in_bfloat16_keeps_its_statistics_in_float32():
+    x = jnp.asarray(1000 + random(64, 8, 8, 3), jnp.bfloat16)
+    norm = layers.BatchNorm(3, dtype=jnp.bfloat16)
+    assert norm(x).dtype == jnp.bfloat16
+    wide = np.asarray(x, np.float64)
+    assert norm.mean[...].dtype == jnp.float32
+    np.testing.assert_allclose(norm.mean[...], 0.1 * wide.mean((0, 1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "groups"), [("group", 3), ("layer", 1)])
+def test_group_and_layer_norm_are_their_formula(name, groups):
+    x = 3 * random(2, 4, 4, 12) + 1
+    norm = layers.normalisation(name, 12, rngs=nnx.Rngs(0))
+    apart = x.astype(np.float64).reshape(2, 16, groups, 12 // groups)
+    mean, variance = apart.mean((1, 3), keepdims=True), apart.var((1, 3), keepdims=True)
+    theirs = ((apart - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), theirs, atol=1e-5)
+
+
+def test_no_norm_is_the_identity():
+    x = jnp.asarray(random(2, 3))
+    assert layers.normalisation("none", 3, rngs=nnx.Rngs(0))(x) is x
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6, 12, 16, 20, 64, 129, 256, 2048])
+def test_groups_are_at_most_32_and_of_at_least_4_channels(channels):
+    norm = layers.normalisation("group", channels, rngs=nnx.Rngs(0))
+    assert isinstance(norm, nnx.GroupNorm)
+    assert channels % norm.num_groups == 0
+    assert norm.num_groups <= 32
+    assert norm.num_groups == 1 or channels // norm.num_groups >= 4
+    if channels % 16 == 0:  # every width of He's nets
+        assert norm.num_groups == min(32, channels // 4)
+
+
+KERNEL = (3, 3, 32, 64)
+FAN_IN, FAN_OUT = 9 * 32, 9 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "variance", "kurtosis"),
+    [
+        ("he", 2 / FAN_IN, 3),
+        ("he(0.5)", 0.25 * 2 / FAN_IN, 3),
+        ("lecun", 1 / FAN_IN, 3),
+        ("glorot", 2 / (FAN_IN + FAN_OUT), 1.8),
+        ("normal(0.01)", 1e-4, 3),
+    ],
+)
+def test_initialiser_has_the_moments_of_its_paper(name, variance, kurtosis):
+    weights = np.asarray(layers.initialiser(name)(jax.random.key(0), KERNEL), np.float64)
+    # 18,432 draws: the variance of a normal sample is known to sqrt(2 / n) = 1 %, its kurtosis to sqrt(24 / n) = 0.04.
+    assert abs(weights.mean()) < 4 * np.sqrt(variance / weights.size)
+    assert weights.var() == pytest.approx(variance, rel=0.04)
+    assert np.mean(weights**4) / weights.var() ** 2 == pytest.approx(kurtosis, abs=0.16)
+
+
+@pytest.mark.parametrize("gain", [1, 1.414])
+def test_orthogonal_columns_are_orthogonal_and_as_long_as_the_gain(gain):
+    weights = layers.initialiser(f"orthogonal({gain})")(jax.random.key(0), (3, 3, 4, 8)).reshape(36, 8)
+    np.testing.assert_allclose(weights.T @ weights, gain**2 * np.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("gain", [1, 0.5])
+def test_delta_orthogonal_convolution_scales_the_norm_by_its_gain_and_looks_at_the_centre_only(gain):
+    convolution = layers.Atoms(initialisation=f"delta_orthogonal({gain})").convolution(6, 6, 3, rngs=nnx.Rngs(0))
+    kernel = np.array(convolution.kernel[...])
+    x = random(2, 5, 5, 6)
+    np.testing.assert_allclose(convolution(jnp.asarray(x)), x @ kernel[1, 1], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(convolution(jnp.asarray(x))), gain * np.linalg.norm(x), rtol=1e-6)
+    kernel[1, 1] = 0
+    assert not kernel.any()
+
+
+@pytest.mark.parametrize("name", ["he", "glorot", "lecun", "orthogonal", "delta_orthogonal"])
+def test_gain_multiplies_the_weights(name):
+    one, other = (layers.initialiser(f"{name}{gain}")(jax.random.key(0), (3, 3, 4, 4)) for gain in ("", "(0.25)"))
+    assert np.any(one)
+    np.testing.assert_allclose(other, 0.25 * one, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["he(", "he()", "he(x)", "he(0)", "he(-1)", "he(nan)", "he(inf)", "normal(0)"])
+def test_a_bad_number_for_an_initialiser_is_refused(name):
+    with pytest.raises(BadInput, match=r"unknown initialisation|must be positive and finite"):
+        layers.initialiser(name)
+
+
+@pytest.mark.parametrize("name", ["", "He", "kaiming", "kaiming(2)", "he(1)(2)x"])
+def test_an_unknown_initialiser_is_refused_with_the_legal_ones(name):
+    with pytest.raises(BadInput, match="he, glorot, lecun, orthogonal, delta_orthogonal, normal"):
+        layers.initialiser(name)
+
+
+def test_normal_without_a_deviation_is_refused():
+    with pytest.raises(BadInput, match=r"write normal\(0\.01\)"):
+        layers.initialiser("normal")
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (1, 2), (3, 2), (7, 2)])
+@pytest.mark.parametrize("size", [7, 8])
+def test_convolution_is_a_sum_over_a_window_centred_on_every_stride_th_pixel(kernel, stride, size):
+    convolution = layers.Atoms().convolution(2, 3, kernel, stride, rngs=nnx.Rngs(0))
+    x, half = random(2, size, size, 2), kernel // 2
+    padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    weights = np.asarray(convolution.kernel[...])
+    theirs = np.array(
+        [
+            [
+                np.einsum("bijc,ijco->bo", padded[:, row : row + kernel, column : column + kernel], weights)
+                for column in range(0, size, stride)
+            ]
+            for row in range(0, size, stride)
+        ]
+    ).transpose(2, 0, 1, 3)
+    np.testing.assert_allclose(convolution(jnp.asarray(x)), theirs, atol=1e-5)
+
+
+def test_classifier_answers_in_float32_whatever_it_is_given():
+    head = layers.Linear(4, 3, initialisation="he", rngs=nnx.Rngs(0))
+    assert head(jnp.ones((2, 4), jnp.bfloat16)).dtype == jnp.float32
+    assert not np.any(head(jnp.zeros((2, 4))))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer 2017, equation 14
+FORMULAS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": lambda x: (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
+    "selu": lambda x: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * (np.exp(x) - 1)),
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "linear": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", layers.ACTIVATIONS)
+def test_activation_is_its_formula(name):
+    x = np.linspace(-4, 4, 33)
+    np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), FORMULAS[name](x), atol=1e-6)

@@ -1,0 +1,146 @@
+"""Training: the same to the last bit when it should be, complete in its readings, and honest about the test set."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradflow import nets, optim
+from gradflow.errors import BadInput
+from gradflow.training import Training
+from naive import DIGITS, build
+
+BATCH = 32
+
+
+def sgd(steps=100):
+    return optim.optimiser("sgd", optim.schedule("constant", 0.05, steps), 0.9, 1e-4)
+
+
+def make(net, dataset=DIGITS, **settings):
+    return Training(net, dataset, sgd(), batch=BATCH, **settings)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def training(net):
+    # 1,300 test images are two chunks of 512 and a part of one.
+    images, labels = DIGITS.train_images[200:], DIGITS.train_labels[200:]
+    return make(net, dataclasses.replace(DIGITS, test_images=images, test_labels=labels))
+
+
+def table(readings):
+    """Everything read, as comparable numbers."""
+    return [(one.step, one.loss, one.train_error, one.test_error, one.values) for one in readings]
+
+
+def trained(training, net, steps, seed=0):
+    state = training.start(net, seed)
+    for number in range(steps):
+        state, _ = training.step(state, seed, number)
+    return state
+
+
+def test_test_error_is_a_naive_count_over_the_whole_test_set(training, net):
+    state = trained(training, net, 30)
+    graph, mean = nets.split(net)[0], (DIGITS.train_images / 255).mean()
+    images = (DIGITS.train_images[200:] / 255 - mean) / (DIGITS.train_images / 255).std()
+    logits, _ = nets.apply(graph, state.params, state.rest, jnp.asarray(images, jnp.float32), train=False)
+    wrong = np.argmax(logits, axis=1) != DIGITS.train_labels[200:]
+    assert float(training.evaluate(state)) == pytest.approx(wrong.mean(), abs=1e-6)
+    assert 0 < wrong.sum() < 1000  # it has learned something: chance is 1,170 of 1,300
+
+
+def test_the_same_seed_reads_the_same_to_the_last_bit_and_another_does_not(training, net):
+    first, second, other = (table(training.readings(training.start(net, seed), seed, 4)) for seed in (0, 0, 1))
+    assert first == second
+    assert all(one[1] != another[1] for one, another in zip(first, other, strict=True))
+
+
+def test_readings_are_complete_in_order_and_one_step_late(training, net, monkeypatch):
+    taken = 0
+
+    def counting(*arguments):
+        nonlocal taken
+        taken += 1
+        return step(*arguments)
+
+    step, saved, seen = training.step, [], []
+    monkeypatch.setattr(training, "step", counting)
+    readings = training.readings(
+        training.start(net, 0),
+        0,
+        7,
+        test_at=lambda step: step in (2, 7),
+        save_at=lambda step: step == 4,
+        save=lambda step, state: saved.append((step, int(state.step), list(seen))),
+    )
+    for reading in readings:
+        # A step ahead of who reads, but at a save, where all readings come first, and at the end.
+        assert taken == reading.step + (reading.step not in (4, 7))
+        seen.append(reading.step)
+        assert (reading.test_error is not None) == (reading.step in (2, 7))
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert saved == [(4, 4, [1, 2, 3, 4])]
+
+
+def test_a_run_continued_from_a_saved_state_reads_the_same_to_the_last_bit(training, net):
+    saved = {}
+    whole = table(
+        training.readings(
+            training.start(net, 5),
+            5,
+            6,
+            save_at=lambda step: step == 3,
+            save=lambda step, state: saved.update({step: jax.device_get(state)}),
+        )
+    )
+    again = make(net)  # compiled anew, as after a crash
+    state = jax.tree.map(jnp.asarray, saved[3])
+    assert table(again.readings(state, 5, 6)) == whole[3:]
+
+
+def test_running_statistics_move_by_a_tenth_of_the_batchs(training, net):
+    start = training.start(net, 0)
+    mean_before = np.array(start.rest["norm"]["mean"])
+    state, arrays = training.step(start, 0, 0)
+    # The stem's norm: its output, the point `stem`, has the mean zero; before it stands a convolution without bias.
+    assert float(arrays["activation_mean"][0]) == pytest.approx(0, abs=1e-6)
+    assert not mean_before.any()
+    assert np.abs(state.rest["norm"]["mean"]).max() > 0
+
+
+@pytest.mark.parametrize("batch", [0, 1501])
+def test_a_batch_that_the_data_cannot_fill_is_refused(net, batch):
+    with pytest.raises(BadInput, match="legal are 1 to 1500"):
+        Training(net, DIGITS, sgd(), batch=batch)
+
+
+def test_bfloat16_trains_and_reads_nearly_what_float32_reads(training, net):
+    half = build(dtype=jnp.bfloat16)
+    (_, coarse), (_, fine) = (
+        setting.step(setting.start(one, 0), 0, 0) for setting, one in ((make(half), half), (training, net))
+    )
+    assert {array.dtype for array in coarse.values()} == {np.dtype(np.float32)}
+    # bfloat16 has 8 bits, so each of 8 layers rounds by up to 0.4 % forward and again backward.
+    assert float(coarse["loss"]) == pytest.approx(float(fine["loss"]), rel=0.05)
+    for quantity in ("activation_gradient_norm", "activation_std", "gradient_norm", "update_norm"):
+        np.testing.assert_allclose(coarse[quantity], fine[quantity], rtol=0.1, err_msg=quantity)
+    assert not np.array_equal(coarse["activation_std"], fine["activation_std"])
+    np.testing.assert_allclose(coarse["weight_norm"], fine["weight_norm"], rtol=1e-6)
+
+
+def test_augmented_training_learns_and_sees_other_images(net, training):
+    augmented = make(net, augment=True)
+    readings = list(augmented.readings(augmented.start(net, 0), 0, 40))
+    losses = [reading.loss for reading in readings]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    _, plain = training.step(training.start(net, 0), 0, 0)
+    assert losses[0] != float(plain["loss"])
+    assert table(augmented.readings(augmented.start(net, 0), 0, 3)) == table(readings[:3])
