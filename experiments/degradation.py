@@ -48,9 +48,11 @@ CLAIMS = {
 def runs(preset, **overrides):
     """Twins of each depth, same seeds, same batches."""
     settings = PRESETS[preset] | {"net": ("plain", "residual")} | overrides
-    if max(settings["depth"]) > 100 and preset == "full":
-        settings["warmup"] = (400,)
-    return gf.grid(**settings)
+    if preset != "full":
+        return gf.grid(**settings)
+    # The paper warms up at 110 layers only.
+    by_depth = (settings | {"depth": (depth,), "warmup": (400 if depth > 100 else 0,)} for depth in settings["depth"])
+    return [run for one in by_depth for run in gf.grid(**one)]
 
 
 def verdict(table):
@@ -63,26 +65,26 @@ def verdict(table):
     added["twins"] = gf.difference(added["plain"], added["residual"])
     findings = tuple(gf.judge(claim, added[name], steps) for name, claim in CLAIMS.items())
     plain, residual = (findings[i].mean for i in (0, 2))
-    title = "not enough runs finished to say"
+    title = "Not enough runs finished to say"
     if plain is not None and residual is not None:
         title = (
             f"From {depths[0]} to {depths[-1]} layers the training error changes by "
             f"{100 * plain:+.1f} points plain, {100 * residual:+.1f} residual"
         )
-    means = error.groupby(["net", "depth"]).mean()
-    facts = {f"final training error, {net}": means[net].to_dict() for net in ("plain", "residual")}
-    tests = gf.final_error(table, "test_error").groupby(["net", "depth"]).mean()
-    facts |= {f"final test error, {net}": tests[net].to_dict() for net in ("plain", "residual")}
-    return gf.Verdict(title, findings, facts)
+    return gf.Verdict(title.replace("-", "\N{MINUS SIGN}"), findings, gf.error_facts(table))
 
 
 def figure(table, verdict):
-    """Errors against step as in the paper's figure 6, and the final ones against depth."""
-    note = gf.plot.caption(table)
+    """Errors against step as in the paper's figure 6, the final ones against depth, and how the gradient fared."""
+    note, deepest = gf.plot.caption(table), int(table.depth.max())
+    last = int(table[table.quantity == "activation_gradient_norm"].step.max())
+    there = [
+        f"{gf.times(gf.factors(table, step).get(('plain', deepest, 'batch'), float('nan')))} at step {step}"
+        for step in (1, last)
+    ]
+    gradient = f"Plain, {deepest} layers, batch norm: from output to input the gradient changes by {', '.join(there)}"
     return {
         "errors": gf.plot.errors(table, title=verdict.title, note=note),
-        "depth_errors": gf.plot.depth_errors(table, title=verdict.title, note=note),
-        "gradient_norm": gf.plot.gradient_curves(
-            table, title="With batch norm the gradient does not vanish", note=note
-        ),
+        "depth_errors": gf.plot.depth_errors(table, note=note),
+        "gradient_norm": gf.plot.gradient_curves(table, title=gradient, note=note),
     }

@@ -72,28 +72,27 @@ def verdict(table):
     numbers = {"vanishes": of("plain", "none"), "batch_norm": of("plain", "batch")}
     numbers["identity"] = gf.difference(of("plain", "none"), of("residual", "none"))
     findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
-    regimes = {
-        f"{net}, normalisation {norm}": {
-            int(depth): gf.regime(list(gf.per_seed(slope, net=net, normalisation=norm, depth=depth).values()))
-            for depth in sorted(table.depth.unique())
-        }
-        for net in ("plain", "residual")
-        for norm in sorted(table.normalisation.unique())
-    }
-    factor = 10 ** gf.decades(table, step=1).groupby(["net", "depth", "normalisation"]).mean()
-    title = (
-        f"On its way back through {deepest} layers without normalisation the gradient changes by a factor of "
-        f"{factor['plain', deepest, 'none']:.0e} plain, {factor['residual', deepest, 'none']:.0e} residual"
-    )
-    return gf.Verdict(title, findings, {"regime at step 1 by depth": regimes})
+    regime, factor = gf.regimes(table, step=1), gf.factors(table, step=1)
+    facts = {}
+    for (net, depth, norm), name in regime.items():
+        seen = f"{name} ({gf.times(factor[net, depth, norm])})"
+        facts.setdefault(
+            f"regime at step 1, and gradient at the input over that at the output, {net}, {norm} norm", {}
+        )[str(depth)] = seen
+    plain, residual = (gf.times(factor.get((net, deepest, "none"), float("nan"))) for net in ("plain", "residual"))
+    title = f"Without normalisation, {deepest} layers change the gradient by {plain} plain, {residual} residual"
+    return gf.Verdict(title, findings, facts | gf.error_facts(table))
 
 
 def figure(table, verdict):
-    """The emblem, the film, the two paths, and the errors."""
+    """The emblem, the film, the two paths, the errors against step, and the final ones against depth."""
     note = gf.plot.caption(table)
-    return {
+    drawn = {
         "gradient_norm": gf.plot.gradient_curves(table, title=verdict.title, note=note),
         "film": gf.plot.film(table, note=note),
-        "paths": gf.plot.paths(table, note=note),
         "errors": gf.plot.errors(table, note=note),
+        "depth_errors": gf.plot.depth_errors(table, note=note),
     }
+    if (table.quantity == "path_cosine").any():
+        drawn["paths"] = gf.plot.paths(table, note=note)
+    return drawn

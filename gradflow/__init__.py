@@ -12,11 +12,23 @@ if TYPE_CHECKING:
     from gradflow.errors import BadInput
     from gradflow.measure import QUANTITIES, Reading
     from gradflow.nets import count_parameters
+    from gradflow.rows import times
     from gradflow.run import Run, train
     from gradflow.sweep import grid
     from gradflow.table import load
     from gradflow.training import read
-    from gradflow.verdict import Claim, Verdict, decades, difference, final_error, judge, per_seed, regime, slopes
+    from gradflow.verdict import (
+        Claim,
+        Verdict,
+        difference,
+        error_facts,
+        factors,
+        final_error,
+        judge,
+        per_seed,
+        regimes,
+        slopes,
+    )
 
 _HOME = {
     "BadInput": "errors",
@@ -26,8 +38,9 @@ _HOME = {
     "Run": "run",
     "Verdict": "verdict",
     "count_parameters": "nets",
-    "decades": "verdict",
     "difference": "verdict",
+    "error_facts": "verdict",
+    "factors": "verdict",
     "final_error": "verdict",
     "grid": "sweep",
     "judge": "verdict",
@@ -35,8 +48,9 @@ _HOME = {
     "load_data": "data",
     "per_seed": "verdict",
     "read": "training",
-    "regime": "verdict",
+    "regimes": "verdict",
     "slopes": "verdict",
+    "times": "rows",
     "train": "run",
 }
 _ROOMS = ("data", "hooks", "nets", "plot")
@@ -50,8 +64,9 @@ __all__ = [
     "Verdict",
     "count_parameters",
     "data",
-    "decades",
     "difference",
+    "error_facts",
+    "factors",
     "final_error",
     "grid",
     "hooks",
@@ -62,8 +77,9 @@ __all__ = [
     "per_seed",
     "plot",
     "read",
-    "regime",
+    "regimes",
     "slopes",
+    "times",
     "train",
 ]
 

@@ -146,6 +146,7 @@ def plot(results: Positional[Path]) -> int:
     judged = table.read_json(results / "verdict.json")
     if judged:
         chosen = experiment.load(judged["experiment"])
+        frame.attrs["command"] = judged["made"]["command"]
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
         figures = report.sweep_figures(frame)

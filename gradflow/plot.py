@@ -251,6 +251,10 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def caption(table: pd.DataFrame, command: str = "") -> str:
-    """Returns the small line under a figure: what its runs have in common, then the command."""
+    """Returns the small line under a figure: what its runs have in common, then the command that made them.
+
+    A report leaves the command in `table.attrs["command"]`.
+    """
+    command = command or table.attrs.get("command", "")
     parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in rows.conditions(table)]
     return "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join([*parts, *([command] if command else [])])

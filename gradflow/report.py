@@ -19,6 +19,7 @@ def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapp
 
     `made` says how the table was made: `command`, `date`, `machine`, `seconds`.
     """
+    frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
     table.write_json(
         results / "verdict.json", _finite({"experiment": experiment.source, **verdict.to_json(), "made": made})
@@ -102,7 +103,7 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
             *(f"![{name.removesuffix('.svg')}]({name})\n" for name in figures),
             f"{plot.caption(frame)}. Runs: {', '.join(f'{count} {state}' for state, count in ended.items())}.",
             "",
-            f"Made on {made['date']} in {made['seconds']} s ({made['machine']}) by",
+            f"Made on {made['date']} ({made['machine']}; the runs took {made['run_seconds']} s, added up) by",
             "",
             f"    {made['command']}",
             "",

@@ -127,6 +127,8 @@ def limits(rows: Frame, spare: float = 1) -> tuple[float, float]:
 
 def times(ratio: float) -> str:
     """Returns a factor in one digit, as a power of ten where it is far from one."""
+    if not (ratio > 0 and np.isfinite(ratio)):
+        return f"\N{MULTIPLICATION SIGN}{ratio:g}"
     if 0.001 <= ratio < 10_000:
         return f"\N{MULTIPLICATION SIGN}{float(f'{ratio:.1g}'):g}"
     power = str(round(np.log10(ratio))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -132,6 +132,17 @@ def final_error(table: Frame, quantity: str = "train_error") -> Series:
     return error.where(everyone.status == "done").sort_index()
 
 
+def error_facts(table: Frame) -> dict[str, dict[str, float]]:
+    """The final training and test errors of each net, by depth and normalisation: means over seeds that finished."""
+    facts = {}
+    for quantity in ("train_error", "test_error"):
+        error = final_error(table, quantity).groupby(["net", "normalisation", "depth"]).mean()
+        for (net, normalisation), rows in error.groupby(["net", "normalisation"]):
+            by_depth = {str(depth): float(value) for (_, _, depth), value in rows.items()}
+            facts[f"final {quantity.replace('_', ' ')}, {net}, normalisation {normalisation}"] = by_depth
+    return facts
+
+
 def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
     """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value."""
     rows = table[(table.quantity == quantity) & (table.step == step)]
@@ -155,26 +166,36 @@ def slopes(table: Frame, step: int = 1) -> Series:
     return spine(table, step).groupby(keys)[["position", "value"]].apply(fit)
 
 
-def regime(per_seed: Sequence[float]) -> str:
-    """The name of a slope (decades a layer) over seeds: by the side of zero on which its interval lies, no threshold.
+def regimes(table: Frame, step: int = 1) -> Series:
+    """`vanishing`, `exploding` or `healthy` for each (net, depth, normalisation), by the fitted slope of `slopes`.
 
-    "undecided" where fewer than two seeds gave a slope.
+    The side of zero on which its 95 % interval lies, no threshold; healthy where it holds zero. The seeds share one
+    slope and have each a level of their own; the interval is that of the points' scatter about the fit. `undecided`
+    where there are too few points to fit.
     """
-    good = [slope for slope in per_seed if math.isfinite(slope)]
-    if len(good) < 2:
+    return spine(table, step).groupby(["net", "depth", "normalisation"])[["seed", "position", "value"]].apply(_regime)
+
+
+def _regime(rows: Frame) -> str:
+    good = rows[(rows.value > 0) & np.isfinite(rows.value)].assign(height=lambda rows: np.log10(rows.value))
+    x, y = (good[name] - good.groupby("seed")[name].transform("mean") for name in ("position", "height"))
+    freedom, spread = len(good) - good.seed.nunique() - 1, float(x @ x)
+    if freedom < 1 or spread == 0:
         return "undecided"
-    low, high = interval(good)
-    if low > 0:
-        return "vanishing"
-    return "exploding" if high < 0 else "healthy"
+    slope = float(x @ y) / spread
+    half = _t(freedom) * math.sqrt(float(((y - slope * x) ** 2).sum()) / freedom / spread)
+    return "vanishing" if slope > half else "exploding" if slope < -half else "healthy"
 
 
-def decades(table: Frame, step: int = 1) -> Series:
-    """log10 of the gradient norm at the first unit over that at the last, indexed as `final_error`."""
-    keys = ["net", "depth", "normalisation", "seed"]
-    ends = spine(table, step).groupby(keys).value.agg(["first", "last"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log10(ends["first"] / ends["last"])
+def factors(table: Frame, step: int = 1) -> Series:
+    """By how much the gradient changes on its way back: its norm at the first unit over that at the last.
+
+    The geometric mean over seeds, indexed by (net, depth, normalisation); nan where a norm is 0 or not finite.
+    """
+    keys = ["net", "depth", "normalisation"]
+    ends = spine(table, step).groupby([*keys, "seed"]).value.agg(["first", "last"])
+    good = ends.where((ends > 0) & np.isfinite(ends))
+    return np.exp(np.log(good["first"] / good["last"]).groupby(keys).mean())
 
 
 def per_seed(series: Series, **levels: Any) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""What several tests share: small nets on the digits, and gradients at a point the long way, by cutting the net there."""
+"""What several tests share: small nets on the digits, and the gradient at a point the long way, by cutting there."""
 
 import functools
 

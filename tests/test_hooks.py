@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from naive import DIGITS, abstractly, build, digits, signals
 
 from gradflow import hooks, nets, optim
 from gradflow.training import Training, gradients, read
-from naive import DIGITS, abstractly, build, digits, signals
 
 NETS = {
     "plain": ("plain", {}),

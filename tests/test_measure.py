@@ -1,4 +1,4 @@
-"""Every quantity against NumPy: on the activations themselves, on the backward signals cut out by `jax.vjp`, on the trees."""
+"""Every quantity against NumPy: on the activations, on the backward signals that `jax.vjp` cuts out, on the trees."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import DIGITS, STATISTICS, activations, build, digits, loss, signals
 
 from gradflow import data, measure, nets, optim
 from gradflow.errors import BadInput
 from gradflow.training import Training, read
-from naive import DIGITS, STATISTICS, activations, build, digits, loss, signals
 
 BATCH = 16
 RATE, DECAY = 0.1, 0.01

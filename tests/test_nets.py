@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import DIGITS, abstractly, build, digits
 
 from gradflow import layers, nets, optim
 from gradflow.errors import BadInput
 from gradflow.nets import residual
 from gradflow.training import Training, read
-from naive import DIGITS, abstractly, build, digits
 
 # He 2015, table 6, and papers.md section 1.5: shortcuts A (as plain), B and C; ten classes, three channels.
 CIFAR = {
@@ -49,7 +49,7 @@ def test_cifar_nets_have_the_published_number_of_parameters(depth):
     assert count("plain", depth=depth) == CIFAR[depth][0]
 
 
-@pytest.mark.parametrize(("shortcut", "published"), zip("ABC", CIFAR_1202, strict=True))
+@pytest.mark.parametrize(("shortcut", "published"), list(zip("ABC", CIFAR_1202, strict=True)))
 def test_the_net_of_1202_layers_has_the_published_number_of_parameters(shortcut, published):
     assert count("residual", depth=1202, shortcut=shortcut) == published
 
@@ -282,7 +282,7 @@ net = build()
 readings = [read(net, *digits(8))]
 training = Training(net, DIGITS, optim.optimiser("sgd", optim.schedule("constant", 0.05, 2), 0.9, 0.0), batch=16)
 readings += training.readings(training.start(net, 0), 0, 2)
-modes = flax.config.flax_nnx_graph_mode, flax.config.flax_nnx_graph_updates
+modes = flax.config.nnx_graph_mode, flax.config.nnx_graph_updates
 print(json.dumps({"modes": modes, "losses": [reading.loss for reading in readings]}))
 """
 

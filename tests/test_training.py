@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from naive import DIGITS, build
 
 from gradflow import nets, optim
 from gradflow.errors import BadInput
+from gradflow.measure import Reading
 from gradflow.training import Training
-from naive import DIGITS, build
 
 BATCH = 32
 
@@ -52,7 +53,7 @@ def test_test_error_is_a_naive_count_over_the_whole_test_set(training, net):
     graph, mean = nets.split(net)[0], (DIGITS.train_images / 255).mean()
     images = (DIGITS.train_images[200:] / 255 - mean) / (DIGITS.train_images / 255).std()
     logits, _ = nets.apply(graph, state.params, state.rest, jnp.asarray(images, jnp.float32), train=False)
-    wrong = np.argmax(logits, axis=1) != DIGITS.train_labels[200:]
+    wrong = np.argmax(np.asarray(logits), axis=1) != DIGITS.train_labels[200:]
     assert float(training.evaluate(state)) == pytest.approx(wrong.mean(), abs=1e-6)
     assert 0 < wrong.sum() < 1000  # it has learned something: chance is 1,170 of 1,300
 
@@ -116,6 +117,16 @@ def test_running_statistics_move_by_a_tenth_of_the_batchs(training, net):
     assert np.abs(state.rest["norm"]["mean"]).max() > 0
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_reading_is_finite_until_something_in_the_net_is_not(training, net, broken):
+    state = training.start(net, 0)
+    kernel = state.params["block02"]["conv1"]["kernel"].at[0, 0, 0, 0].set(broken)
+    state.params["block02"]["conv1"]["kernel"] = kernel
+    whole, ill = (Reading(1, training.places, training.step(one, 0, 0)[1]) for one in (training.start(net, 0), state))
+    assert whole.finite
+    assert not ill.finite
+
+
 @pytest.mark.parametrize("batch", [0, 1501])
 def test_a_batch_that_the_data_cannot_fill_is_refused(net, batch):
     with pytest.raises(BadInput, match="legal are 1 to 1500"):
@@ -127,6 +138,7 @@ def test_bfloat16_trains_and_reads_nearly_what_float32_reads(training, net):
     (_, coarse), (_, fine) = (
         setting.step(setting.start(one, 0), 0, 0) for setting, one in ((make(half), half), (training, net))
     )
+    assert coarse.pop("finite")
     assert {array.dtype for array in coarse.values()} == {np.dtype(np.float32)}
     # bfloat16 has 8 bits, so each of 8 layers rounds by up to 0.4 % forward and again backward.
     assert float(coarse["loss"]) == pytest.approx(float(fine["loss"]), rel=0.05)

@@ -166,11 +166,11 @@ def test_zeros_and_what_is_not_finite_are_not_fitted():
     assert all(map(math.isnan, gf.per_seed(gf.slopes(frame), net="plain", depth=8).values()))
 
 
-def test_decades_are_those_between_the_first_and_the_last_unit():
-    found = gf.decades(table(), step=1)
+def test_factors_are_those_between_the_first_and_the_last_unit():
+    found = gf.factors(table(), step=1)
     for (net, depth), slope in SLOPES.items():
-        expected = -slope * 2 * ((depth - 2) // 2 - 1)  # units are two layers apart
-        assert list(gf.per_seed(found, net=net, depth=depth).values()) == pytest.approx([expected, expected])
+        between = 2 * ((depth - 2) // 2 - 1)  # units are two layers apart
+        assert found[net, depth, "batch"] == pytest.approx(10 ** (-slope * between))
 
 
 def test_a_step_that_was_not_recorded_is_one_line():
@@ -219,17 +219,20 @@ def test_a_setting_must_pick_one_run_a_seed():
 
 
 @pytest.mark.parametrize(
-    ("slopes", "name"),
-    [
-        ([0.2, 0.21, 0.19], "vanishing"),
-        ([-0.2, -0.21, -0.19], "exploding"),
-        ([-0.1, 0.1, 0.0], "healthy"),
-        ([1e-9, 1.1e-9, 0.9e-9], "vanishing"),  # no threshold
-        ([5.0], "undecided"),
-        ([5.0, math.nan], "undecided"),
-        ([0.2, math.nan, 0.21], "vanishing"),
-        ([], "undecided"),
-    ],
+    ("halves", "name"), [(0.95, "healthy"), (-0.95, "healthy"), (1.05, "vanishing"), (-1.05, "exploding")]
 )
-def test_the_regime_is_the_side_on_which_the_slope_lies(slopes, name):
-    assert gf.regime(slopes) == name
+def test_the_regime_is_the_side_on_which_the_fitted_slope_lies(halves, name):
+    x = np.arange(1.0, 14.0)
+    noise = np.random.default_rng(0).normal(size=len(x))
+    coefficients, covariance = np.polyfit(x, noise, 1, cov=True)  # the second source of slope and standard error
+    half = 2.2010 * math.sqrt(covariance[0, 0])  # Student's t for 11 degrees of freedom
+    height = noise - np.polyval(coefficients, x) + halves * half * x
+    rows = {"layer": [f"block{unit:02d}" for unit in range(1, 14)], "position": x, "value": 10**height}
+    run = {"run": "one", "net": "plain", "depth": 28, "normalisation": "batch", "seed": 0, "step": 1}
+    frame = pd.DataFrame(rows | run | {"quantity": "activation_gradient_norm"})
+    assert gf.regimes(frame).to_dict() == {("plain", 28, "batch"): name}
+
+
+def test_the_regime_is_undecided_where_nothing_can_be_fitted():
+    dead = table().assign(value=0.0)
+    assert set(gf.regimes(dead)) == {"undecided"}
