@@ -76,9 +76,7 @@ def verdict(table):
     facts = {}
     for (net, depth, norm), name in regime.items():
         seen = f"{name} ({gf.times(factor[net, depth, norm])})"
-        facts.setdefault(
-            f"regime at step 1, and gradient at the input over that at the output, {net}, {norm} norm", {}
-        )[str(depth)] = seen
+        facts.setdefault(f"regime at step 1 (gradient, input over output), {net}, {norm} norm", {})[str(depth)] = seen
     plain, residual = (gf.times(factor.get((net, deepest, "none"), float("nan"))) for net in ("plain", "residual"))
     title = f"Without normalisation, {deepest} layers change the gradient by {plain} plain, {residual} residual"
     return gf.Verdict(title, findings, facts | gf.error_facts(table))

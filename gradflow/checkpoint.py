@@ -19,7 +19,7 @@ def save(folder: Path, step: int, tree: Any) -> None:
     Raises `BadInput` where it cannot be written.
     """
     try:
-        ocp.save(folder.absolute() / f"{step:09d}", tree)
+        ocp.save(str(folder.absolute() / f"{step:09d}"), tree)
     except (OSError, ValueError) as error:  # the latter is how its storage library says that the disk is full
         raise BadInput(
             f"cannot write {folder}: {str(error).splitlines()[0]}; what was recorded before is intact"
@@ -37,7 +37,7 @@ def latest(folder: Path, like: Any) -> tuple[int, Any] | None:
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     for step in reversed(_steps(folder)):
         try:
-            return step, ocp.load(folder.absolute() / f"{step:09d}", abstract)
+            return step, ocp.load(str(folder.absolute() / f"{step:09d}"), abstract)
         except Exception:  # orbax raises many kinds for half a checkpoint, or for one of another structure
             continue
     return None

@@ -225,7 +225,8 @@ def _parse(arguments: list[str]) -> Callable[[], int]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return parse({name: _later(verb) for name, verb in VERBS.items()}, prog="gradflow", description=description)
+            verbs = {name: _later(verb) for name, verb in VERBS.items()}
+            return parse(verbs, args=arguments, prog="gradflow", description=description)
     except SystemExit:
         if said.getvalue():
             raise BadInput(_one_line(said.getvalue())) from None

@@ -42,7 +42,7 @@ def _exact(field: dataclasses.Field, value: Any) -> Any:
     if type(value) is int and float in kinds:
         value = float(value)
     if type(value) not in kinds:
-        legal = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        legal = " or ".join("None" if kind is type(None) else getattr(kind, "__name__", "") for kind in kinds)
         raise BadInput(f"{field.name} {value!r} is not legal: it must be {legal}")
     return value
 

@@ -85,7 +85,7 @@ def test_figures_are_functions_of_the_tables_alone(diverging, tmp_path):
 
 
 def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
-    """A net of a million channels fits no memory. Its traceback is in its log; the terminal has one line."""
+    """A net of 200,000 channels fits no memory. Its traceback is in its log; the terminal has one line."""
     command = (
         "sweep",
         "--net",
@@ -96,7 +96,7 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
         16,
         "--width",
         4,
-        1_000_000,
+        200_000,
         "--steps",
         2,
         "--evaluations",
@@ -164,7 +164,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert out == ""
     assert err.splitlines() == [
         "1 of 3 runs are finished already",
-        "[2/3] done     plain-8-batch-seed0  loss 1.25  error 0.500  0.001 ▁▄█ 0.1",
+        "[2/3] done     plain-8-batch-seed0  loss 1.25  error 0.500  0.001 ▁▅█ 0.1",
         "plain-10-batch-seed0: another command is running it; left to that one",
         "[3/3] failed   plain-12-batch-seed0  ValueError: no",
     ]
@@ -187,7 +187,7 @@ def test_a_terminal_shows_the_gradient_vanish_and_is_clean_at_the_end(monkeypatc
         text = screen.read(100_000).decode()
     assert "(compiling)" not in text.rpartition("diverged")[2]
     assert "4/8" in text
-    assert "0.001 ▁▄█ 0.1" in text
+    assert "0.001 ▁▅█ 0.1" in text
     assert "0 of 2 runs done" in text
     assert "0123456789" not in text  # hashes are for folders
     last = text.rpartition("diverged")[2]

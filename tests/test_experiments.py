@@ -1,0 +1,203 @@
+"""Every experiment that comes with gradflow, and one of a user's own, from the command to verdict, report, figures."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import ROOT, TINY, Said, call, compile_once, published  # noqa: F401
+
+import gradflow as gf
+from gradflow import experiment, report, table
+
+SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+SMALLER = ("--smoke", "--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1)
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def made(request, tmp_path_factory) -> tuple[str, Path, Said]:
+    """An experiment's smoke preset, made smaller still."""
+    results = tmp_path_factory.mktemp(request.param)
+    return request.param, results / request.param, call("run", request.param, *SMALLER, "--results", results)
+
+
+def test_there_are_experiments():
+    assert {"degradation", "depth_sweep"} <= set(SHIPPED) == set(experiment.known())
+
+
+def test_a_smoke_run_ends_in_verdict_report_and_figures(made):
+    name, folder, said = made
+    assert said.code in (0, 1), said
+    content = json.loads((folder / "verdict.json").read_text())
+    assert said.code == {"PASS": 0, "INCONCLUSIVE": 0, "FAIL": 1}[content["outcome"]]
+    assert content["experiment"] == name
+    assert content["findings"]
+    for finding in content["findings"]:
+        claim = finding["claim"]
+        assert claim["text"] in said.out
+        assert all(claim[part] for part in ("text", "source", "paper", "statistic"))
+        assert claim["seeds"] >= 2
+        assert len(finding["per_seed"]) + len(finding["missing"]) == 2
+        assert finding["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
+        assert finding["rule"]
+        assert (finding["would_decide"] is None) == (finding["outcome"] != "INCONCLUSIVE")
+    assert content["made"]["command"].startswith(f"gradflow run {name} --smoke")
+    assert f"{content['outcome']}: {content['title']}" in said.out
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith(f"# {name}: {content['outcome']}\n")
+    assert content["made"]["command"] in readme
+    figures = {path.name for path in folder.glob("*.svg")}
+    assert figures
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", readme)) == figures
+
+
+def test_the_table_holds_twins_and_seeds(made):
+    _, folder, _ = made
+    frame = gf.load(folder)
+    assert set(frame.net) == {"plain", "residual"}
+    assert set(frame.depth) == {8, 10}
+    assert set(frame.seed) == {0, 1}
+    twins = frame.drop_duplicates("run").groupby(["depth", "normalisation", "seed"]).size()
+    assert (twins == 2).all()
+    assert (frame.groupby("run").step.max() == 5).all()
+
+
+def test_verdict_and_figures_are_functions_of_the_table_alone(made, tmp_path):
+    """From the two published files alone, in any order of rows, the same verdict and the same bytes, twice."""
+    name, folder, _ = made
+    for file in ("runs.csv", "readings.parquet"):
+        shutil.copy(folder / file, tmp_path / file)
+    chosen, content = experiment.load(name), json.loads((folder / "verdict.json").read_text())
+    for frame in (gf.load(tmp_path), gf.load(tmp_path).sample(frac=1, random_state=0).reset_index(drop=True)):
+        before = frame.copy()
+        verdict = chosen.verdict(frame)
+        judged = json.loads(json.dumps(report._finite(verdict.to_json())))
+        for part in ("outcome", "title"):
+            assert judged[part] == content[part]
+        for finding, other in zip(judged["findings"], content["findings"], strict=True):
+            assert finding["mean"] == pytest.approx(other["mean"], rel=1e-9)
+            assert finding["outcome"] == other["outcome"]
+        for file in report.draw(tmp_path, chosen.figure(frame, verdict)):
+            assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
+        assert frame.equals(before)  # nobody changed it
+
+
+def test_plot_redraws_the_same_bytes(made):
+    _, folder, _ = made
+    drawn = {path: path.read_bytes() for path in folder.glob("*.svg")}
+    for path in drawn:
+        path.unlink()
+    said = call("plot", folder)
+    assert said.code == 0, said
+    assert {path: path.read_bytes() for path in folder.glob("*.svg")} == drawn
+    assert set(said.out.split()) == set(map(str, drawn))
+
+
+@pytest.mark.parametrize("preset", experiment.PRESETS)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_preset_has_legal_runs_of_at_least_two_seeds(name, preset):
+    chosen = experiment.load(name)
+    runs = experiment.make_runs(chosen, preset, {}, None)
+    assert len(set(runs)) == len(runs) >= 4
+    assert len({run.seed for run in runs}) >= 2
+    assert {run.net for run in runs} >= {"plain", "residual"}
+    more = experiment.make_runs(chosen, preset, {"steps": (7,), "width": (4,)}, 5)
+    assert {(run.steps, run.width) for run in more} == {(7, 4)}
+    assert {run.seed for run in more} == set(range(5))
+    if preset == "full":
+        assert min(run.steps for run in runs) == 64_000  # the paper's
+
+
+def test_list_names_them_with_their_idea():
+    said = call("list")
+    assert said.code == 0
+    assert said.err == ""
+    for name in SHIPPED:
+        line = next(line for line in said.out.splitlines() if line.strip().startswith(name))
+        assert experiment.load(name).idea.splitlines()[0] in line
+    for word in ("plain", "residual", "digits"):
+        assert word in said.out
+
+
+MINE = '''"""My own idea: a number that is known beforehand.
+
+More of it.
+"""
+
+import gradflow as gf
+
+
+def runs(preset, seeds=2, **overrides):
+    """Two tiny runs."""
+    settings = {"net": ("plain",), "depth": (8,), "width": (4,), "batch": (16,), "steps": (3,), "evaluations": (0,)}
+    return gf.grid(seeds, **(settings | overrides))
+
+
+def verdict(table):
+    """The loss is positive: a claim on the side that the test wants."""
+    losses = table[(table.quantity == "loss") & (table.step == 1)].groupby("seed").value.first()
+    claim = gf.Claim("my claim", "me", "none", "first loss", side="SIDE", than=THAN)
+    return gf.Verdict("My title", (gf.judge(claim, losses.to_dict(), 3),))
+
+
+def figure(table, verdict):
+    """One."""
+    return {"mine": gf.plot.errors(table, title=verdict.title)}
+'''
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("mine")
+
+
+@pytest.mark.parametrize(
+    ("side", "than", "code", "outcome"),
+    [(">", -1e3, 0, "PASS"), ("<", -1e3, 1, "FAIL"), (">", 2.5, 0, "INCONCLUSIVE")],
+)
+def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_path, side, than, code, outcome):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("SIDE", side).replace("THAN", str(than)))
+    said = call("run", path, "--results", results)
+    assert said.code == code, said
+    assert f"{outcome}: My title" in said.out
+    folder = results / "mine"
+    assert json.loads((folder / "verdict.json").read_text())["outcome"] == outcome
+    assert "My own idea" in (folder / "README.md").read_text()
+    drawn = (folder / "mine.svg").read_bytes()
+    (folder / "mine.svg").unlink()
+    assert call("plot", folder).code == 0  # it finds the user's file again
+    assert (folder / "mine.svg").read_bytes() == drawn
+
+
+def test_runs_that_are_missing_leave_a_verdict_open(made, tmp_path):
+    """When a run failed before its first reading its rows are missing: no traceback, and no claim decided by less."""
+    name, folder, _ = made
+    frame = gf.load(folder)
+    lost = frame[(frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)].run.unique()
+    verdict = experiment.load(name).verdict(frame[~frame.run.isin(lost)])
+    assert verdict.outcome == "INCONCLUSIVE"
+    table.write_json(tmp_path / "verdict.json", report._finite(verdict.to_json()))
+
+
+def test_a_diverged_run_leaves_a_verdict_open(made):
+    name, folder, _ = made
+    frame = gf.load(folder)
+    lost = (frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)
+    frame.loc[lost, "status"] = "diverged"
+    frame.loc[lost & (frame.quantity == "activation_gradient_norm"), "value"] = float("nan")
+    chosen = experiment.load(name)
+    verdict = chosen.verdict(frame)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any(1 in finding.missing for finding in verdict.findings)
+    assert chosen.figure(frame, verdict)
+
+
+def test_a_line_of_a_finding_says_all_of_it():
+    claim = gf.Claim("it grows", "a paper", "0.5", "slope", side=">", seeds=3)
+    line = report.line(gf.judge(claim, {0: 1, 1: 1.5, 2: float("nan")}, 10))
+    assert line == (
+        "INCONCLUSIVE  it grows: 1.25 [-1.93, 4.43] "
+        "(by seed 0: 1, 1: 1.5; no number from seed 2; would decide: 3 seeds)"
+    )
