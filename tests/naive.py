@@ -17,9 +17,9 @@ def digits(count):
     return data.normalise(DIGITS.train_images[:count], *STATISTICS), jnp.asarray(DIGITS.train_labels[:count])
 
 
-def build(name="residual", depth=8, width=4, **settings):
-    """A net for the digits that is as small as can be."""
-    return nets.build(name, depth=depth, classes=10, channels=1, width=width, **settings)
+def build(name="residual", depth=8, width=4, channels=1, **settings):
+    """A net for the digits, as small as can be unless told otherwise."""
+    return nets.build(name, depth=depth, classes=10, channels=channels, width=width, **settings)
 
 
 def abstractly(function):

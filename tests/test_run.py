@@ -169,7 +169,7 @@ def test_every_field_is_tried():
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 99, 100, 101, 4321])
 def test_the_log_schedule_keeps_ten_steps_a_decade(steps):
-    """Step n is kept if a power of the tenth root of ten lies in (n-1, n]: in whole numbers, (n-1)^10 < 10^k <= n^10."""
+    """Step n is kept if a power of the tenth root of ten lies in (n-1, n]; in whole numbers (n-1)^10 < 10^k <= n^10."""
     expected = {1, steps}
     for k in range(40):
         n = 1
