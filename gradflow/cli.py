@@ -146,7 +146,7 @@ def plot(results: Positional[Path]) -> int:
     judged = table.read_json(results / "verdict.json")
     if judged:
         chosen = experiment.load(judged["experiment"])
-        frame.attrs["command"] = judged["made"]["command"]
+        frame.attrs["command"] = judged.get("made", {}).get("command", "")
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
         figures = report.sweep_figures(frame)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import ROOT, TINY, Said, call, compile_once, published  # noqa: F401
@@ -54,7 +55,7 @@ def test_a_smoke_run_ends_in_verdict_report_and_figures(made):
 
 def test_the_table_holds_twins_and_seeds(made):
     _, folder, _ = made
-    frame = gf.load(folder)
+    frame: Any = gf.load(folder)
     assert set(frame.net) == {"plain", "residual"}
     assert set(frame.depth) == {8, 10}
     assert set(frame.seed) == {0, 1}
@@ -64,23 +65,23 @@ def test_the_table_holds_twins_and_seeds(made):
 
 
 def test_verdict_and_figures_are_functions_of_the_table_alone(made, tmp_path):
-    """From the two published files alone, in any order of rows, the same verdict and the same bytes, twice."""
+    """From the two published files, in any order of rows: the same verdict, and the same figures to the byte."""
     name, folder, _ = made
     for file in ("runs.csv", "readings.parquet"):
         shutil.copy(folder / file, tmp_path / file)
     chosen, content = experiment.load(name), json.loads((folder / "verdict.json").read_text())
-    for frame in (gf.load(tmp_path), gf.load(tmp_path).sample(frac=1, random_state=0).reset_index(drop=True)):
-        before = frame.copy()
-        verdict = chosen.verdict(frame)
-        judged = json.loads(json.dumps(report._finite(verdict.to_json())))
-        for part in ("outcome", "title"):
-            assert judged[part] == content[part]
-        for finding, other in zip(judged["findings"], content["findings"], strict=True):
-            assert finding["mean"] == pytest.approx(other["mean"], rel=1e-9)
-            assert finding["outcome"] == other["outcome"]
-        for file in report.draw(tmp_path, chosen.figure(frame, verdict)):
-            assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
-        assert frame.equals(before)  # nobody changed it
+    frame: Any = gf.load(tmp_path).sample(frac=1, random_state=0).reset_index(drop=True)
+    frame.attrs["command"] = content["made"]["command"]  # the line under each figure
+    before = frame.copy()
+    verdict = chosen.verdict(frame)
+    judged = json.loads(json.dumps(report._finite(verdict.to_json())))
+    assert (judged["outcome"], judged["title"]) == (content["outcome"], content["title"])
+    for finding, other in zip(judged["findings"], content["findings"], strict=True):
+        assert finding["mean"] == pytest.approx(other["mean"], rel=1e-9)
+        assert finding["outcome"] == other["outcome"]
+    for file in report.draw(tmp_path, chosen.figure(frame, verdict)):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
+    assert frame.equals(before)  # nobody changed it
 
 
 def test_plot_redraws_the_same_bytes(made):
@@ -102,8 +103,8 @@ def test_every_preset_has_legal_runs_of_at_least_two_seeds(name, preset):
     assert len(set(runs)) == len(runs) >= 4
     assert len({run.seed for run in runs}) >= 2
     assert {run.net for run in runs} >= {"plain", "residual"}
-    more = experiment.make_runs(chosen, preset, {"steps": (7,), "width": (4,)}, 5)
-    assert {(run.steps, run.width) for run in more} == {(7, 4)}
+    more = experiment.make_runs(chosen, preset, {"batch": (32,), "width": (4,)}, 5)
+    assert {(run.batch, run.width) for run in more} == {(32, 4)}
     assert {run.seed for run in more} == set(range(5))
     if preset == "full":
         assert min(run.steps for run in runs) == 64_000  # the paper's
@@ -174,7 +175,7 @@ def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_pat
 def test_runs_that_are_missing_leave_a_verdict_open(made, tmp_path):
     """When a run failed before its first reading its rows are missing: no traceback, and no claim decided by less."""
     name, folder, _ = made
-    frame = gf.load(folder)
+    frame: Any = gf.load(folder)
     lost = frame[(frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)].run.unique()
     verdict = experiment.load(name).verdict(frame[~frame.run.isin(lost)])
     assert verdict.outcome == "INCONCLUSIVE"
@@ -183,7 +184,7 @@ def test_runs_that_are_missing_leave_a_verdict_open(made, tmp_path):
 
 def test_a_diverged_run_leaves_a_verdict_open(made):
     name, folder, _ = made
-    frame = gf.load(folder)
+    frame: Any = gf.load(folder)
     lost = (frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)
     frame.loc[lost, "status"] = "diverged"
     frame.loc[lost & (frame.quantity == "activation_gradient_norm"), "value"] = float("nan")

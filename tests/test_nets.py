@@ -51,7 +51,7 @@ def test_cifar_nets_have_the_published_number_of_parameters(depth):
 
 @pytest.mark.parametrize(("shortcut", "published"), list(zip("ABC", CIFAR_1202, strict=True)))
 def test_the_net_of_1202_layers_has_the_published_number_of_parameters(shortcut, published):
-    # Of values, not of shapes: drawing random numbers under a trace takes Flax time that grows with the square of depth.
+    # Of values, not of shapes: under a trace, Flax takes time quadratic in depth to draw the weights.
     assert nets.count_parameters(build(depth=1202, width=16, channels=3, shortcut=shortcut)) == published
 
 

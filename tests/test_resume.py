@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +64,7 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def test_an_undisturbed_sweep_is_whole(undisturbed):
-    frame = gf.load(undisturbed)
+    frame: Any = gf.load(undisturbed)
     assert (frame.groupby("run").step.max() == STEPS).all()
     assert frame.seed.nunique() == 2
     assert (frame.status == "done").all()
@@ -212,7 +213,7 @@ def test_one_killed_worker_costs_its_own_run_only(undisturbed, tmp_path):
     ended = {name: status["state"] for name, status in statuses(folder).items()}
     assert ended.pop(victim) == "failed"
     assert list(ended.values()) == ["done"]
-    frame = gf.load(folder)  # published all the same, and honest about it
+    frame: Any = gf.load(folder)  # published all the same, and honest about it
     assert set(frame[frame.run == victim].status) == {"failed"}
     # The next command completes it.
     said = call(*SWEEP, "--results", tmp_path)
@@ -262,7 +263,7 @@ def test_two_commands_on_one_folder_write_each_run_once(undisturbed, tmp_path):
 def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, again):
     """No file may grow beyond 4 kB: as on a full disk, small files still fit and checkpoints do not."""
     folder = again / "sweep"
-    before = gf.load(folder)
+    before: Any = gf.load(folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -274,7 +275,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, again):
     assert len(lines) == 1
     assert "cannot write" in lines[0]
     assert "Traceback" not in said.err
-    after = gf.load(folder)
+    after: Any = gf.load(folder)
     merged = before.merge(after, on=["run", "step", "layer", "quantity"], how="left", suffixes=("", "_after"))
     assert (merged.value == merged.value_after).all()
     said = call(*SWEEP, "--results", again)

@@ -4,6 +4,7 @@ import dataclasses
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gradflow.errors import BadInput
 from gradflow.run import execute
 from gradflow.table import FORMAT, NET, Record
 
-OTHER = {  # another legal value of every field
+OTHER: dict[str, Any] = {  # another legal value of every field
     "net": "plain",
     "depth": 20,
     "family": "imagenet",
@@ -64,13 +65,12 @@ def test_no_two_of_those_names_are_alike():
 
 
 def test_the_name_does_not_depend_on_order_process_or_kind_of_number():
-    settings = {**OTHER, "family": "cifar"}
-    run = gf.Run(**settings | {"shortcut": "A"})
-    assert gf.Run(**dict(reversed(list((settings | {"shortcut": "A"}).items())))) == run
+    settings: dict[str, Any] = OTHER | {"family": "cifar", "shortcut": "A"}
+    assert gf.Run(**dict(reversed(settings.items()))) == gf.Run(**settings)
     # Written down once: finished runs of yesterday must be found tomorrow.
     assert gf.Run().folder_name("0" * 64) == "residual-18-batch-seed0-6cc2c01ec5"
-    same = [gf.Run(learning_rate=1, depth=20), gf.Run(learning_rate=1.0, depth=np.int64(20))]
-    same.append(gf.Run(learning_rate=np.float32(1), depth=20, augment=np.bool_(False), net=np.str_("residual")))
+    numpys: dict[str, Any] = {"learning_rate": np.float32(1), "depth": np.int64(20), "augment": np.bool_(False)}
+    same = [gf.Run(learning_rate=1, depth=20), gf.Run(**numpys, net=np.str_("residual"))]
     assert len(set(same)) == 1
     assert len({run.folder_name("x") for run in same}) == 1
     assert type(same[1].depth) is int

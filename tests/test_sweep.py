@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_a_run_that_diverges_is_a_result_and_the_sweep_goes_on(diverging):
 
 
 def test_what_a_diverged_run_recorded_is_kept_and_published(diverging):
-    frame = gf.load(diverging[0])
+    frame: Any = gf.load(diverging[0])
     lost, done = frame[frame.status == "diverged"], frame[frame.status == "done"]
     assert set(lost.learning_rate) == {1e9}
     assert set(done.learning_rate) == {0.01}
@@ -181,6 +182,7 @@ def test_a_terminal_shows_the_gradient_vanish_and_is_clean_at_the_end(monkeypatc
         with View(total=2, finished=0) as view:
             view(event("started"))
             view(event("reading", **READING))
+            assert view.live
             view.live.refresh()
             view(event("diverged"))
         terminal.flush()

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import threading
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,7 +175,7 @@ def test_raw_and_published_results_are_one_table(tmp_path):
 def test_the_long_table_holds_every_reading_and_every_setting(tmp_path):
     for seed in range(2):
         make(tmp_path, f"run-{seed}", seed)
-    frame = gf.load(tmp_path)
+    frame: Any = gf.load(tmp_path)
     assert list(frame.columns[:6]) == ["run", "step", "layer", "position", "quantity", "value"]
     assert list(frame.columns[6:]) == [*SETTINGS, "seed", "steps", "status", "last_step"]
     assert len(frame) == 2 * 4 * (1 + len(LAYERS))
