@@ -1,6 +1,7 @@
 """What several tests share: small nets on the digits, and the gradient at a point the long way, by cutting there."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ def digits(count):
     return data.normalise(DIGITS.train_images[:count], *STATISTICS), jnp.asarray(DIGITS.train_labels[:count])
 
 
-def build(name="residual", depth=8, width=4, channels=1, **settings):
+def build(name="residual", depth: Any = 8, width: Any = 4, channels: Any = 1, **settings) -> Any:
     """A net for the digits, as small as can be unless told otherwise."""
     return nets.build(name, depth=depth, classes=10, channels=channels, width=width, **settings)
 

@@ -147,7 +147,7 @@ def test_twenty_steps_with_hooks_and_without_end_in_the_same_parameters(name, no
     for record in (True, False):
         sgd = optim.optimiser("sgd", optim.schedule("constant", 0.05, 20), 0.9, 1e-4)
         training = Training(net, DIGITS, sgd, batch=32, record=record)
-        state = training.start(net, 0)
+        state, arrays = training.start(net, 0), {}
         for number in range(20):
             state, arrays = training.step(state, 0, number)
         assert ("activation_gradient_norm" in arrays) == record

@@ -241,7 +241,7 @@ def test_a_net_of_eight_layers_is_what_one_writes_by_hand(shortcut, order):
     params = jax.tree.map(lambda leaf: leaf + 0.2 * random.normal(size=leaf.shape).astype(np.float32), params)
     images = digits(5)[0]
     logits, _ = jax.jit(lambda *arrays: nets.apply(graph, *arrays))(params, rest, images)
-    theirs = jax.jit(lambda *arrays: by_hand(*arrays, shortcut, order))(params, images)
+    theirs = jax.jit(lambda *arrays: by_hand(*arrays, shortcut=shortcut, order=order))(params, images)
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 """Schedules at the steps where they turn, and every optimiser against its formula written out in NumPy."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,9 +15,9 @@ START = np.array([1.0, -2.0, 0.5])
 CURVATURE = np.array([1.0, 0.5, 3.0])
 
 
-def walk(optimiser, steps=8):
+def walk(optimiser, steps=8) -> Any:
     """Where `optimiser` goes from START in the bowl."""
-    params = jnp.asarray(START, jnp.float32)
+    params: Any = jnp.asarray(START, jnp.float32)
     state = optimiser.init(params)
     for _ in range(steps):
         updates, state = optimiser.update(CURVATURE.astype(np.float32) * params, state, params)
