@@ -241,7 +241,9 @@ def test_two_commands_on_one_folder_write_each_run_once(undisturbed, tmp_path):
             os.kill(pid, signal.SIGSTOP)  # the second command shall meet it in the middle of a run
         with started(*SWEEP, *EVERY_STEP, "--results", tmp_path) as second:
             lines: list[str] = []
-            reader = threading.Thread(target=lambda: lines.extend(iter(second.stderr.readline, "")))
+            output = second.stderr
+            assert output
+            reader = threading.Thread(target=lambda: lines.extend(iter(output.readline, "")))
             reader.start()
             until(lambda: any("another command is running it" in line for line in lines), second)
             steps = {name: status["step"] for name, status in statuses(folder).items()}
