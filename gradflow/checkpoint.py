@@ -21,9 +21,8 @@ def save(folder: Path, step: int, tree: Any) -> None:
     try:
         ocp.save(str(folder.absolute() / f"{step:09d}"), tree)
     except (OSError, ValueError) as error:  # the latter is how its storage library says that the disk is full
-        raise BadInput(
-            f"cannot write {folder}: {str(error).splitlines()[0]}; what was recorded before is intact"
-        ) from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"cannot write {folder}: {reason}; what was recorded before is intact") from error
     for older in _steps(folder):
         if older < step:
             shutil.rmtree(folder / f"{older:09d}")
@@ -47,7 +46,7 @@ def drop_after(folder: Path, step: int) -> None:
     """Removes what is newer than `step`, and what a crash left unfinished: it would be in the way of new ones."""
     for path in folder.glob("*"):
         if not path.name.isdigit() or int(path.name) > step:
-            shutil.rmtree(path, ignore_errors=True)
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def _steps(folder: Path) -> list[int]:

@@ -78,7 +78,8 @@ class View:
                 continue
             step, error = f"{event['step']}/{event['steps']}", f"{event['train_error']:.3f}"
             table.add_row(_short(name), step, number(event["loss"]), error, _norms(event["norms"], self.bars))
-        return Group(table, Text(f"{self.finished} of {self.total} runs done, {self._left()}", "dim"))
+        done = Text(f"{self.finished} of {self.total} runs done, {self._left()}", "dim")
+        return Group(table, done) if self.current else Group(done)
 
     def _left(self) -> str:
         done = (

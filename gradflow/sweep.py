@@ -243,10 +243,15 @@ def work(cores: str) -> None:
         os.sched_setaffinity(0, {available[int(core)] for core in cores.split(",")})  # before JAX counts them
     parent = os.fdopen(os.dup(1), "w")  # it reads this; what anything else prints goes to the log of its run
     os.dup2(2, 1)
-    jobs: queue.SimpleQueue[Event | None] = queue.SimpleQueue()  # the only queue that a signal handler may put into
-    stopping = threading.Event()
+    jobs: queue.Queue[Event] = queue.Queue()
+    stopped = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
+
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
-        signal.signal(number, lambda *_: (stopping.set(), jobs.put(None)))
+        signal.signal(number, stop)
 
     def listen() -> None:
         for line in sys.stdin:
@@ -254,11 +259,13 @@ def work(cores: str) -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    while (job := jobs.get()) is not None and not stopping.is_set():
-        _do(job, stopping, parent)
+    while not stopped:
+        # Not for ever: a signal that comes just before the wait would not end it.
+        with contextlib.suppress(queue.Empty):
+            _do(jobs.get(timeout=0.5), lambda: stopped, parent)
 
 
-def _do(job: Event, stopping: threading.Event, parent: TextIO) -> None:
+def _do(job: Event, stop: Callable[[], bool], parent: TextIO) -> None:
     from gradflow import run as one
 
     def say(event: str, **details: Any) -> None:
@@ -287,9 +294,7 @@ def _do(job: Event, stopping: threading.Event, parent: TextIO) -> None:
             settings = Run(**job["settings"])
             say("started", settings=job["settings"])
             sys.argv = job["command"]
-            ended = one.execute(
-                settings, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stopping.is_set, watch=watch
-            )
+            ended = one.execute(settings, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stop, watch=watch)
             return say(ended)
     except BadInput as error:
         return say("bad", reason=str(error))

@@ -48,6 +48,9 @@ def call(*arguments: object) -> Said:
 def started(*arguments: object) -> Iterator[subprocess.Popen]:
     """Gives a command in a process of its own, which is gone at the end of the block."""
     command = [sys.executable, "-m", "gradflow", *map(str, arguments)]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would hand down that it is ignored
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process

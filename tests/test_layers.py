@@ -24,7 +24,7 @@ def test_batch_norm_is_that_of_flax_while_training_and_after():
         norm.scale.set_value(jnp.asarray(scale))
         norm.bias.set_value(jnp.asarray(bias))
         norm.train()
-    batches = [3 * random(4, 6, 6, 5, seed=seed) + 2 for seed in range(4)]
+    batches = [jnp.asarray(3 * random(4, 6, 6, 5, seed=seed) + 2) for seed in range(4)]
     for x in batches[:3]:
         np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(ours.mean[...], theirs.mean[...], rtol=1e-6)

@@ -106,7 +106,8 @@ def no_folder(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, empty, lose_the_largest_file, no_folder])
 def test_the_newest_checkpoint_that_can_be_read_is_used(tmp_path, damage):
-    tree = {"a": jax.numpy.arange(6.0), "b": (jax.numpy.ones(3, "int32"),)}
+    # One array: orbax leaves the reading of further ones unfinished when one fails, and Python then warns of it.
+    tree = {"a": (jax.numpy.arange(20_000, dtype="int32"),)}
     older, newer = (tmp_path / "run" / f"{step:09d}" for step in (4, 9))
     checkpoint.save(older.parent, 4, tree)
     shutil.copytree(older, tmp_path / "copy")
@@ -115,19 +116,18 @@ def test_the_newest_checkpoint_that_can_be_read_is_used(tmp_path, damage):
     found = checkpoint.latest(older.parent, like=tree)
     assert found
     assert found[0] == 9
-    np.testing.assert_array_equal(found[1]["a"], [0, 2, 4, 6, 8, 10])
+    np.testing.assert_array_equal(found[1]["a"][0], range(0, 40_000, 2))
     (tmp_path / "copy").rename(older)  # as after a crash between the saving of the newer and the removal of the older
     damage(newer)
     found = checkpoint.latest(older.parent, like=tree)
     assert found
     assert found[0] == 4
-    np.testing.assert_array_equal(found[1]["a"], range(6))
-    np.testing.assert_array_equal(found[1]["b"][0], [1, 1, 1])
-    assert found[1]["b"][0].dtype == "int32"
+    np.testing.assert_array_equal(found[1]["a"][0], range(20_000))
+    assert found[1]["a"][0].dtype == "int32"
     checkpoint.drop_after(older.parent, 4)
     assert [path.name for path in older.parent.iterdir()] == [older.name]
-    other = {"a": jax.numpy.arange(7.0), "b": (jax.numpy.ones(3, "int32"),)}
-    assert checkpoint.latest(older.parent, like=other) is None  # a net of another size cannot go on from it
+    other = {"a": jax.numpy.arange(20_000, dtype="int32")}
+    assert checkpoint.latest(older.parent, like=other) is None  # another net cannot go on from it
     assert checkpoint.latest(tmp_path / "nothing", like=tree) is None
 
 
@@ -162,10 +162,10 @@ def test_a_record_of_another_machine_is_begun_anew(undisturbed, again):
 
 def test_stopped_again_and_again_by_signals(undisturbed, tmp_path):
     """SIGTERM, Ctrl-C, and the same command each time: a checkpoint, exit code 130, one line, no worker left."""
-    folder = tmp_path / "sweep"
-    for number, least in ((signal.SIGTERM, 2), (signal.SIGINT, 12)):
-        with started(*SWEEP, "--results", tmp_path, "--checkpoint-seconds", 0.5) as parent:
-            until(lambda least=least: running(folder, least, STEPS - 20), parent)
+    folder, least = tmp_path / "sweep", 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with started(*SWEEP, *EVERY_STEP, "--results", tmp_path) as parent:
+            until(lambda least=least: running(folder, least, STEPS - 10), parent)
             children = workers(parent.pid)
             parent.send_signal(number)
             _, err = parent.communicate(timeout=120)
@@ -179,6 +179,7 @@ def test_stopped_again_and_again_by_signals(undisturbed, tmp_path):
             step = statuses(folder)[name]["step"]
             assert int(newest_checkpoint(folder / "runs" / name).name) == step
             assert Record(folder / "runs" / name).readings()["step"].to_pylist()[-1] == step
+            least = max(least, step + 2)  # the next signal comes when it has gone on
     said = call(*SWEEP, "--results", tmp_path)
     assert said.code == 0, said
     assert published(folder) == published(undisturbed)
@@ -196,8 +197,11 @@ def test_a_finished_run_is_not_run_again(undisturbed):
 
 
 def test_one_killed_worker_costs_its_own_run_only(undisturbed, tmp_path):
-    folder = tmp_path / "sweep"
+    """On one core the runs come one after the other: the worker that died is replaced for the second."""
+    folder, cores = tmp_path / "sweep", os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
     with started(*SWEEP, *EVERY_STEP, "--results", tmp_path) as parent:
+        os.sched_setaffinity(0, cores)
         until(lambda: running(folder, 5, STEPS - 20), parent)
         victim = running(folder, 5, STEPS)[0]
         holders = [pid for pid in workers(parent.pid) if victim in open_files(pid)]

@@ -16,7 +16,8 @@ from gradflow.errors import BadInput
 from gradflow.live import View
 from gradflow.table import Record
 
-DIVERGING = ("sweep", "--net", "plain", *TINY, "--normalisation", "none", "--steps", 8, "--learning-rate", 1e9, 0.01)
+DIVERGING = ("sweep", "--net", "plain", *TINY, "--normalisation", "none", "--steps", 8, "--record", 100)
+DIVERGING += ("--learning-rate", 1e9, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_what_a_diverged_run_recorded_is_kept_and_published(diverging):
     last = int(lost.last_step.iloc[0])
     assert 1 < last < 8
     assert lost.step.max() == last
-    # Everything up to the last step is there, and the last step is what was not finite.
+    # Every step is there up to the last, which was not finite, and of that one the layers are kept to see where.
     assert sorted(lost[lost.quantity == "loss"].step) == list(range(1, last + 1))
     before = lost[(lost.step < last) & lost.quantity.isin(["loss", "gradient_norm", "activation_std"])]
     assert np.isfinite(before.value).all()

@@ -122,6 +122,27 @@ def test_a_reader_never_sees_half_a_part(tmp_path):
         assert steps == [step for step in range(1, len(steps) // len(LAYERS) + 1) for _ in LAYERS]
 
 
+def test_who_has_a_file_open_keeps_what_it_was(tmp_path):
+    """A file is replaced, never written over: another name of the old one still holds all of the old content."""
+    record = Record(tmp_path)
+    files = [tmp_path / "status.json", tmp_path / "metrics" / "part-000000009.parquet"]
+
+    def write(number: int) -> None:
+        record.write_status("running", step=number)
+        record.add(9, "loss", [""], [-1], [number])
+        record.flush()
+
+    write(1)
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        path.with_name("old").hardlink_to(path)
+    write(2)
+    assert [path.with_name("old").read_bytes() for path in files] == before
+    assert [path.read_bytes() for path in files] != before
+    assert record.status["step"] == 2
+    assert record.readings()["value"].to_pylist() == [2]
+
+
 def test_what_a_crash_leaves_of_a_part_is_not_read(tmp_path):
     record = Record(tmp_path)
     rows = fill(record, range(1, 3), (2,))

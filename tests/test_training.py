@@ -156,3 +156,7 @@ def test_augmented_training_learns_and_sees_other_images(net, training):
     _, plain = training.step(training.start(net, 0), 0, 0)
     assert losses[0] != float(plain["loss"])
     assert table(augmented.readings(augmented.start(net, 0), 0, 3)) == table(readings[:3])
+    # The same batch and weights at another step, or from another seed, are cropped and mirrored otherwise.
+    later = augmented.start(net, 0)._replace(step=jnp.ones((), jnp.int32))
+    crops = [losses[0], *(float(augmented.step(state, 0, 0)[1]["loss"]) for state in (later, augmented.start(net, 1)))]
+    assert len(set(crops)) == 3
