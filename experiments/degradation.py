@@ -28,7 +28,7 @@ CLAIMS = {
         side=">",
     ),
     "twins": gf.Claim(
-        text="the shortcut removes the degradation",
+        text="depth adds less to a residual net's training error than to its plain twin's",
         source=PAPER,
         paper="plain-56 degrades, ResNet-56 does not",
         statistic="what depth adds to the training error, plain - residual",
@@ -48,7 +48,7 @@ CLAIMS = {
 def runs(preset, **overrides):
     """Twins of each depth, same seeds, same batches."""
     settings = PRESETS[preset] | {"net": ("plain", "residual")} | overrides
-    if preset != "full":
+    if preset != "full" or "warmup" in settings:
         return gf.grid(**settings)
     # The paper warms up at 110 layers only.
     by_depth = (settings | {"depth": (depth,), "warmup": (400 if depth > 100 else 0,)} for depth in settings["depth"])

@@ -1,5 +1,6 @@
 """The few atoms that the nets share: convolution, normalisation, activation and initialisation, each by its name."""
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -56,6 +57,7 @@ INITIALISATIONS: dict[str, Callable[[float], Callable]] = {
 }
 
 
+@functools.cache  # one function a name, so that nets of one architecture share what is compiled
 def initialiser(name: str) -> Callable:
     """The initialiser called `name`: `he`, `glorot`, `lecun`, `orthogonal`, `delta_orthogonal`, each with an optional
     gain as in `orthogonal(1.414)`, or `normal(0.01)` with its standard deviation.

@@ -19,7 +19,7 @@ def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> op
     if not 0 <= warmup <= steps:
         raise BadInput(f"warm-up of {warmup} steps is not legal: choose 0 to {steps}, the steps of the run")
     if name == "step":
-        main = optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.1, steps * 3 // 4: 0.1})
+        main = optax.piecewise_constant_schedule(learning_rate, {max(1, steps // 2): 0.1, max(1, steps * 3 // 4): 0.1})
     elif name == "cosine":
         main = optax.cosine_decay_schedule(learning_rate, steps)
     else:
