@@ -1,45 +1,18 @@
 """The verbs of the command line. JAX is imported only inside a verb, so that `--help` answers at once."""
 
-import contextlib
-import dataclasses
-import functools
-import io
-import re
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from tyro.conf import Positional
 
+from gradflow.arguments import NONE, Choices, given, parse
 from gradflow.errors import BadInput
 from gradflow.run import Run
 
 EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED = 1, 2, 3, 130
-
-
-# Every setting of a run as an option that takes one value or several: several make a grid.
-def _values(field: dataclasses.Field) -> Any:
-    kind = int if field.type == int | None else field.type
-    return Annotated[tuple[kind, ...], tyro.conf.arg(help=f"a run's own: {field.default}", help_behavior_hint="")]
-
-
-Settings: Any = dataclasses.make_dataclass(
-    "Settings", [(field.name, _values(field), ()) for field in dataclasses.fields(Run) if field.name != "seed"]
-)
-Settings.__doc__ = "Any setting of a run; several values of one make a grid."
-NONE = Settings()
-_Settings = Annotated[Settings, tyro.conf.arg(name="")]
-
-
-def given(settings: Any) -> dict[str, Any]:
-    """The settings that the user gave, each with its tuple of values."""
-    return {name: value for name, value in dataclasses.asdict(settings).items() if value}
 
 
 def list_() -> int:
@@ -64,7 +37,7 @@ def list_() -> int:
 def run(
     experiment: Positional[str],
     *,
-    settings: _Settings = NONE,
+    settings: Choices = NONE,
     smoke: bool = False,
     full: bool = False,
     results: Path = Path("results"),
@@ -93,11 +66,11 @@ def run(
     preset = "smoke" if smoke else "full" if full else "default"
     runs = experiments.make_runs(chosen, preset, given(settings), seeds)
     folder = results / chosen.name
-    failed, seconds = _execute(runs, folder, workers, checkpoint_seconds)
+    failed = _execute(runs, folder, workers, checkpoint_seconds)
     if failed == len(runs):
         return EXIT_RUN_FAILED
     frame = sweep.published(runs, folder)
-    verdict = report.write(folder, frame, chosen, _made(runs, folder, seconds))
+    verdict = report.write(folder, frame, chosen, _made(runs, folder))
     for finding in verdict.findings:
         print(report.line(finding))
     print(f"{verdict.outcome}: {verdict.title}")
@@ -107,7 +80,7 @@ def run(
 
 def sweep(
     *,
-    settings: _Settings = NONE,
+    settings: Choices = NONE,
     seeds: int = 1,
     results: Path = Path("results"),
     name: str = "sweep",
@@ -129,7 +102,7 @@ def sweep(
 
     runs = sweeps.grid(seeds, **given(settings))
     folder = results / name
-    failed, _ = _execute(runs, folder, workers, checkpoint_seconds)
+    failed = _execute(runs, folder, workers, checkpoint_seconds)
     if failed == len(runs):
         return EXIT_RUN_FAILED
     frame = sweeps.published(runs, folder)
@@ -158,7 +131,7 @@ def plot(results: Positional[Path]) -> int:
 def describe(
     net: Positional[str],
     *,
-    settings: _Settings = NONE,
+    settings: Choices = NONE,
     image: int | None = None,
     channels: int = 3,
     classes: int | None = None,
@@ -174,79 +147,45 @@ def describe(
     """
     from gradflow import describe as describing
 
-    values = {name: value[0] for name, value in given(settings).items()}
+    several = [name for name, value in given(settings).items() if len(value) > 1]
+    if several:
+        raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
+    values = {name: value for name, (value,) in given(settings).items()}
     print(describing.table(net, image=image, channels=channels, classes=classes, **values))
     return 0
 
 
 def worker(cores: Positional[str]) -> int:
     """What a sweep starts: does the runs that come in on standard input."""
-    from gradflow import sweep
+    from gradflow.worker import work
 
-    sweep.work(cores)
+    work(cores)
     return 0
 
 
-def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> tuple[int, float]:
+def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
     from gradflow import sweep
     from gradflow.live import View
 
-    begun = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
     records = sweep.records(runs, folder)
     with View(len(records), sum(record.finished for _, record in records.values())) as view:
         outcome = sweep.execute(runs, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
     for name, reason in outcome.reasons.items():
         print(f"failed: {name}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
-    return len(outcome.reasons), time.monotonic() - begun
+    return len(outcome.reasons)
 
 
-def _made(runs: list[Run], folder: Path, seconds: float) -> dict[str, Any]:
+def _made(runs: list[Run], folder: Path) -> dict[str, Any]:
     from gradflow import report, sweep
 
-    configs = [record.config for _, record in sweep.records(runs, folder).values()]
-    statuses = [record.status for _, record in sweep.records(runs, folder).values()]
-    machine = next((config["machine"] for config in configs if config), {})
-    made = report.made_by(shlex.join(["gradflow", *sys.argv[1:]]), seconds, machine)
-    return made | {"run_seconds": round(sum(status.get("seconds", 0) for status in statuses))}
+    records = [record for _, record in sweep.records(runs, folder).values()]
+    machine = next((record.config["machine"] for record in records if record.config), {})
+    seconds = sum(record.status.get("seconds", 0) for record in records)
+    return report.made_by(shlex.join(["gradflow", *sys.argv[1:]]), seconds, machine)
 
 
 VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe}
-
-
-def _parse(arguments: list[str]) -> Callable[[], int]:
-    """The verb with its arguments, still to be called. Raises `BadInput` for arguments that are not legal."""
-    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Settings)}
-    for option, value in pairwise([*arguments, "--"]):
-        if option in options and value.startswith("--"):
-            raise BadInput(f"{option} has no value: give one, or several to make a grid")
-    description = "Watch gradients vanish, explode and survive."
-    parse = tyro.extras.subcommand_cli_from_dict  # one subparser a verb, from its signature
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            verbs = {name: _later(verb) for name, verb in VERBS.items()}
-            return parse(verbs, args=arguments, prog="gradflow", description=description)
-    except SystemExit:
-        if said.getvalue():
-            raise BadInput(_one_line(said.getvalue())) from None
-        raise
-
-
-def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-    @functools.wraps(verb)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], int]:
-        return functools.partial(verb, *args, **kwargs)
-
-    return bind
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in a box of several lines, without the box, its heading and the types it tried."""
-    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
-    said = " ".join(" ".join("; " if set(line) == {"─"} else line for line in lines).split())
-    said = re.sub(r"Got errors:.*?(?=;)|Argument helptext: ", "", said)
-    return re.sub(r"For full helptext, (run:?|see)", "see", re.sub(r"[. ]+;", ";", said))
 
 
 def main() -> None:
@@ -254,7 +193,7 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:  # started by a sweep, not by a person: not among the verbs
         sys.exit(worker(*sys.argv[2:3]))
     try:
-        sys.exit(_parse(sys.argv[1:])())
+        sys.exit(parse(VERBS, sys.argv[1:])())
     except BadInput as error:
         print(f"gradflow: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

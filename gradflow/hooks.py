@@ -65,6 +65,11 @@ def summary(x: jax.Array) -> jax.Array:
     return jnp.stack([mean, deviation, jnp.mean(x == 0, dtype=x.dtype)])
 
 
+def _once(name: str, seen: Mapping[str, Any]) -> None:
+    if name in seen:
+        raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+
+
 class Recorder:
     """The hook of one pass: every named point leaves its `summary` in `forward` and its gradient's norm in its sink.
 
@@ -77,8 +82,7 @@ class Recorder:
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
         """`x` itself, recorded."""
-        if name in self.forward:
-            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        _once(name, self.forward)
         if name not in self.sinks:
             raise ValueError(f"no sink for {name!r}: make the sinks from the points of this very net")
         self.forward[name] = summary(x)
@@ -105,8 +109,7 @@ def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) 
 
     def discover(name: str, x: jax.Array) -> jax.Array:
         nonlocal position
-        if name in found:
-            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        _once(name, found)
         position += name in counted
         found[name] = Point(name, position, x.shape, x.dtype)
         return x
@@ -138,11 +141,16 @@ def scan(body: Callable[[Hook, Any, Any], Any], hook: Hook, names: Sequence[str]
     """A stack of equal units as one `lax.scan`, recorded under the same names as if it were unrolled.
 
     `body(hook, carry, unit) -> carry` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that in the
-    i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`. A hook that is not a
-    `Recorder` cannot tell the units apart and is not called.
+    i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`. For a hook that is neither
+    `silent` nor a `Recorder` (a function that looks, the search for `points`) the stack is unrolled.
     """
-    if not isinstance(hook, Recorder):
+    if hook is silent:
         return jax.lax.scan(lambda carry, unit: (body(silent, carry, unit), None), carry, stacked)[0]
+    if not isinstance(hook, Recorder):
+        for i, name in enumerate(names):
+            named = lambda part, x, name=name: hook(name + part, x)  # noqa: E731
+            carry = body(named, carry, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+        return carry
     prefix = names[0]
     parts = [name.removeprefix(prefix) for name in hook.sinks if name == prefix or name.startswith(prefix + "/")]
     sinks = {part: jnp.stack([hook.sinks[name + part] for name in names]) for part in parts}
@@ -160,6 +168,5 @@ def scan(body: Callable[[Hook, Any, Any], Any], hook: Hook, names: Sequence[str]
 
 def _adopt(hook: Recorder, forward: Mapping[str, jax.Array]) -> None:
     for name in forward:
-        if name in hook.forward:
-            raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        _once(name, hook.forward)
     hook.forward.update(forward)

@@ -17,7 +17,7 @@ from gradflow.verdict import Finding, Verdict
 def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any]) -> Verdict:
     """Judges the table, draws it and writes all of it into `results`; returns the verdict.
 
-    `made` says how the table was made: `command`, `date`, `machine`, `seconds`.
+    `made` says how the table was made: see `made_by`.
     """
     frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
@@ -50,11 +50,11 @@ def sweep_figures(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def made_by(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """How results came about, for verdict.json and README: command, date, time taken and the kind of machine."""
+    """How results came about: command, date, seconds that the runs took added up, kind of machine and versions."""
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "seconds": round(seconds),
+        "run_seconds": round(seconds),
         "machine": f"{machine.get('device', platform.machine())} x {machine.get('devices', 1)}, "
         f"{machine.get('cores', '?')} core(s) a run",
         "versions": machine.get("versions", {}),

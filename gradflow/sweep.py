@@ -1,8 +1,7 @@
 """Many runs: which are not yet done, and who executes them. Each worker is a process of its own, pinned to its cores.
 
 The parent hands a worker one run at a time, as a line of JSON, and reads what happens to it as lines of JSON. A worker
-that dies takes only its current run with it, and is replaced. A run that another command is writing is left to it. What
-a run prints, and the traceback of one that fails, goes to `log.txt` in its folder.
+that dies takes only its current run with it, and is replaced. A run that another command is writing is left to it.
 """
 
 import contextlib
@@ -15,12 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from gradflow import table
 from gradflow.errors import BadInput
@@ -231,84 +229,6 @@ def _death(code: int) -> str:
 
 def _kind(job: Event) -> str:
     return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)
-
-
-def work(cores: str) -> None:
-    """The worker's side: reads jobs from standard input, one a line, and does them, until the input ends.
-
-    When the parent is gone the input ends at once, and so does the worker: nobody would read what it says.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        available = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {available[int(core)] for core in cores.split(",")})  # before JAX counts them
-    parent = os.fdopen(os.dup(1), "w")  # it reads this; what anything else prints goes to the log of its run
-    os.dup2(2, 1)
-    jobs: queue.Queue[Event] = queue.Queue()
-    stopped = False
-
-    def stop(*_: Any) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
-        signal.signal(number, stop)
-
-    def listen() -> None:
-        for line in sys.stdin:
-            jobs.put(json.loads(line))
-        os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
-    while not stopped:
-        # Not for ever: a signal that comes just before the wait would not end it.
-        with contextlib.suppress(queue.Empty):
-            _do(jobs.get(timeout=0.5), lambda: stopped, parent)
-
-
-def _do(job: Event, stop: Callable[[], bool], parent: TextIO) -> None:
-    from gradflow import run as one
-
-    def say(event: str, **details: Any) -> None:
-        print(json.dumps({"event": event, "run": job["run"], **details}), file=parent, flush=True)
-
-    told = 0.0
-
-    def watch(reading) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if reading.step in (1, settings.steps) or not reading.finite or now - told > 0.25:
-            told = now
-            norms = reading.values["activation_gradient_norm"]
-            spine = [value for name, value in norms.items() if "/" not in name]
-            numbers = {"loss": reading.loss, "train_error": reading.train_error}
-            say("reading", step=reading.step, steps=settings.steps, norms=spine, **numbers)
-
-    record = Record(Path(job["folder"]))
-    try:
-        with record.lock() as ours:
-            if not ours:
-                return say("busy")
-            if record.finished:  # by another command, since our parent looked
-                return say(record.status["state"])
-            _print_to(record.folder / "log.txt")
-            settings = Run(**job["settings"])
-            say("started", settings=job["settings"])
-            sys.argv = job["command"]
-            ended = one.execute(settings, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stop, watch=watch)
-            return say(ended)
-    except BadInput as error:
-        return say("bad", reason=str(error))
-    except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        return say("failed", reason=f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _print_to(log: Path) -> None:
-    """Whatever this process prints from now on, C++ libraries included, is appended to `log`."""
-    with contextlib.suppress(OSError), log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
 
 
 def published(runs: Sequence[Run], results: Path):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import TINY, Said, call, compile_once  # noqa: F401
 
+from gradflow import experiment
 from gradflow.table import FORMAT
 
 SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0)
@@ -68,6 +69,8 @@ CASES = {
     "negative steps of an experiment": (("run", "degradation", "--steps", -5), "steps -5", "at least 1"),
     "no seeds": (("sweep", "--seeds", 0), "seeds 0", "at least 1"),
     "negative seeds": (("run", "degradation", "--seeds", -1), "seeds -1", "at least 1"),
+    **{f"no seeds of {name}": (("run", name, "--seeds", 0), "seeds 0", "at least 1") for name in experiment.known()},
+    "two nets to describe": (("describe", "plain", "--depth", 20, 56), "depth", "one net at a time"),
     "no workers": (("sweep", "--workers", 0), "workers 0", "1 to"),
     "too many workers": (("sweep", "--workers", 100_000), "workers 100000", "1 to"),
     "unknown data": (("sweep", "--data", "digitz"), "digitz"),

@@ -7,6 +7,7 @@ import pytest
 from commands import call
 
 import gradflow as gf
+from gradflow import arguments as typed
 from gradflow import cli
 from gradflow.errors import BadInput
 
@@ -15,7 +16,7 @@ FIELDS = [field.name for field in dataclasses.fields(gf.Run) if field.name != "s
 
 def parse(*arguments: object):
     """The verb that would be called, and with what."""
-    later = cli._parse([*map(str, arguments)])
+    later = typed.parse(cli.VERBS, [*map(str, arguments)])
     return later.func, later.args, later.keywords  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -42,8 +43,8 @@ def test_options_are_settings_and_several_values_make_a_grid():
     assert verb is cli.sweep
     assert args == ()
     assert given["seeds"] == 3
-    assert cli.given(given["settings"]) == {"net": ("plain", "residual"), "depth": (18, 34)}
-    runs = gf.grid(given["seeds"], **cli.given(given["settings"]))
+    assert typed.given(given["settings"]) == {"net": ("plain", "residual"), "depth": (18, 34)}
+    runs = gf.grid(given["seeds"], **typed.given(given["settings"]))
     assert len(runs) == 12
 
 
@@ -52,22 +53,22 @@ def test_the_option_of_every_field_takes_its_own_kind(name):
     default = getattr(gf.Run(), name)
     value = {bool: True, int: 32, float: 0.25, type(None): 32}.get(type(default), default)
     _, _, given = parse("sweep", f"--{name.replace('_', '-')}", value)
-    assert cli.given(given["settings"]) == {name: (value,)}
-    assert [type(one) for one in cli.given(given["settings"])[name]] == [type(value)]
+    assert typed.given(given["settings"]) == {name: (value,)}
+    assert [type(one) for one in typed.given(given["settings"])[name]] == [type(value)]
 
 
 def test_what_is_not_given_is_left_to_the_experiment():
     verb, args, given = parse("run", "degradation", "--smoke")
     assert verb is cli.run
     assert "degradation" in (*args, *given.values())
-    assert cli.given(given["settings"]) == {}
+    assert typed.given(given["settings"]) == {}
     assert given["smoke"]
     assert not given["full"]
 
 
 def test_a_false_value_is_a_value():
     _, _, given = parse("sweep", "--augment", "False", "--weight-decay", 0, "--validation", 0)
-    assert cli.given(given["settings"]) == {"augment": (False,), "weight_decay": (0.0,), "validation": (0,)}
+    assert typed.given(given["settings"]) == {"augment": (False,), "weight_decay": (0.0,), "validation": (0,)}
 
 
 @pytest.mark.parametrize("width", ["40", "200"])

@@ -244,7 +244,7 @@ def scanned(hook, stack, x):
 
 def stack_flow(forward, stack, x):
     """As `flow`, for a stack of units, with a loss that is not linear."""
-    sinks = hooks.make_sinks(hooks.points(unrolled, stack, x, layers=()))
+    sinks = hooks.make_sinks(hooks.points(forward, stack, x, layers=()))
 
     def loss_of(stack, sinks):
         recorder = hooks.Recorder(sinks)
@@ -278,8 +278,19 @@ def test_a_plain_callable_listens_to_a_stack_without_changing_it(forward):
     ours = jax.grad(lambda stack, x: jnp.sum(forward(hook, stack, x)))(*stack_and_input())
     theirs = jax.grad(lambda stack, x: jnp.sum(unrolled(hooks.silent, stack, x)))(*stack_and_input())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    # A scanned unit has one trace for all its names, so only what lies outside is heard.
-    assert set(heard) == ({"end"} if forward is scanned else set(names_of_the_stack()))
+    assert list(dict.fromkeys(heard)) == names_of_the_stack()
+
+
+def test_a_scanned_stack_has_the_points_and_positions_of_the_unrolled_one():
+    layers = [f"{name}/layer" for name in UNITS]
+    ours, theirs = (hooks.points(way, *stack_and_input(), layers=layers) for way in (scanned, unrolled))
+    assert ours == theirs
+    assert [point.position for point in ours][-1] == len(UNITS)
+
+
+def test_a_scanned_stack_that_nobody_listens_to_is_one_scan():
+    jaxpr = str(jax.make_jaxpr(functools.partial(scanned, hooks.silent))(*stack_and_input()))
+    assert jaxpr.count("tanh") == 1
 
 
 def names_of_the_stack():

@@ -17,9 +17,9 @@ RANKS = {
     3: {"runtime", "describe"},
     4: {"training", "checkpoint"},
     5: {"run"},
-    6: {"sweep"},
+    6: {"sweep", "worker"},
     7: {"experiment", "report", "live"},
-    8: {"cli", "__main__"},
+    8: {"arguments", "cli", "__main__"},
 }
 RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 # Rooms of one rank that do meet, always in this direction.
@@ -31,6 +31,7 @@ NEIGHBOURS = {
     ("nets", "nets.residual"),
     ("report", "experiment"),
     ("live", "report"),
+    ("cli", "arguments"),
     ("__main__", "cli"),
 }
 NEVER = {
