@@ -155,6 +155,15 @@ def describe(
     return 0
 
 
+def doctor() -> int:
+    """Print which speed switches are active on this machine, which not and why, and what each gains."""
+    from gradflow import doctor as doctors
+
+    for line in doctors.lines():
+        print(line, flush=True)
+    return 0
+
+
 def worker(cores: Positional[str]) -> int:
     """What a sweep starts: does the runs that come in on standard input."""
     from gradflow.worker import work
@@ -185,7 +194,7 @@ def _made(runs: list[Run], folder: Path) -> dict[str, Any]:
     return report.made_by(shlex.join(["gradflow", *sys.argv[1:]]), seconds, machine)
 
 
-VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe}
+VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe, "doctor": doctor}
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ Two pure functions: `Places.of` says once, on the host, where a net is read; `me
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow.hooks import Point, norm
 
@@ -101,9 +102,21 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def measure_weights(places: Places, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
     """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `places.layers`."""
-    return {
-        quantity: jnp.stack([_layer_norm(tree[layer]) for layer in places.layers]) for quantity, tree in trees.items()
-    }
+    return {quantity: _layer_norms([tree[layer] for layer in places.layers]) for quantity, tree in trees.items()}
+
+
+def _layer_norms(layers: Sequence[Mapping[str, Any]]) -> jax.Array:
+    """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile."""
+    kinds: dict[Any, list[int]] = {}
+    for i, arrays in enumerate(layers):
+        kinds.setdefault(tuple((name, a.shape, a.dtype) for name, a in sorted(arrays.items())), []).append(i)
+    read = [jax.vmap(_layer_norm)(jax.tree.map(_stack, *(layers[i] for i in members))) for members in kinds.values()]
+    order = np.argsort(np.concatenate([*kinds.values()]))
+    return jnp.concatenate(read)[order]
+
+
+def _stack(*arrays: jax.Array) -> jax.Array:
+    return jnp.stack(arrays)
 
 
 def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:

@@ -3,8 +3,9 @@
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ _YNNPACK = {
 }
 # A step maps and faults in its temporary memory anew; huge pages make that cheap. glibc reads this when a process
 # starts.
-_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @functools.cache
@@ -36,6 +37,13 @@ def compile_options() -> dict[str, str]:
     return dict(_YNNPACK)
 
 
+def library_off() -> str:
+    """Why `compile_options` asks for no fast CPU library; empty where it does."""
+    if jax.default_backend() != "cpu":
+        return f"not for this platform, {jax.default_backend()}"
+    return "" if compile_options() else "this jaxlib refuses it"
+
+
 def compiled(function: Callable, **options: Any) -> Any:
     """`jax.jit` with this platform's compile options."""
     return jax.jit(function, compiler_options=compile_options() or None, **options)
@@ -43,7 +51,31 @@ def compiled(function: Callable, **options: Any) -> Any:
 
 def child_environment() -> dict[str, str]:
     """The environment for a run's own process: that of this one, and what must be there before a process starts."""
-    return {**_HUGE_PAGES, **os.environ} if platform.system() == "Linux" else dict(os.environ)
+    return {**HUGE_PAGES, **os.environ} if platform.system() == "Linux" else dict(os.environ)
+
+
+def huge_pages_off(environment: Mapping[str, str]) -> str:
+    """Why a process that starts on this machine in this environment has no huge pages; empty where it has."""
+    kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    return why_no_huge_pages(
+        platform.system(), platform.libc_ver(), kernel.read_text() if kernel.exists() else "", tunables
+    )
+
+
+def why_no_huge_pages(system: str, libc: tuple[str, str], kernel: str, tunables: str) -> str:
+    """The same for any machine: name and version of its C library, the kernel's choice as `always [madvise] never`."""
+    if system != "Linux":
+        return f"only on Linux, this is {system}"
+    if "[always]" in kernel:  # without being asked
+        return ""
+    if "[madvise]" not in kernel:
+        return "this kernel's transparent_hugepage is " + ("never" if "[never]" in kernel else "missing")
+    name, version = libc
+    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
+        return f"needs glibc 2.35 or later, this is {' '.join(libc).strip() or 'another C library'}"
+    asked = HUGE_PAGES["GLIBC_TUNABLES"]  # a setting of the user's own replaces ours
+    return "" if asked in tunables.split(":") else f"GLIBC_TUNABLES is set already, without {asked}"
 
 
 def mesh() -> Mesh:

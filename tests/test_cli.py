@@ -23,7 +23,7 @@ def parse(*arguments: object):
 def test_help_names_every_verb():
     said = call("--help")
     assert (said.code, said.err) == (0, "")
-    for verb in ("list", "run", "sweep", "plot", "describe"):
+    for verb in ("list", "run", "sweep", "plot", "describe", "doctor"):
         assert re.search(rf"\b{verb}\b", said.out)
     assert "worker" not in said.out  # that is between a sweep and its processes
 

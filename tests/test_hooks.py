@@ -239,7 +239,8 @@ def rematerialised(hook, stack, x):
 
 
 def scanned(hook, stack, x):
-    return hook("end", hooks.scan(unit, hook, UNITS, x, stack))
+    body = lambda hook, x, weights: (unit(hook, x, weights), None)  # noqa: E731
+    return hook("end", hooks.scan(body, hook, UNITS, x, stack)[0])
 
 
 def stack_flow(forward, stack, x):
@@ -364,7 +365,7 @@ def test_a_name_used_twice_raises():
     with pytest.raises(ValueError, match="'a' is used twice"):
         hooks.checkpoint(lambda hook, x: hook("a", x), recorder, x)
     with pytest.raises(ValueError, match="'a' is used twice"):
-        hooks.scan(lambda hook, x, _: hook("", x), recorder, ("a",), x, jnp.zeros(1))
+        hooks.scan(lambda hook, x, _: (hook("", x), None), recorder, ("a",), x, jnp.zeros(1))
 
 
 def test_a_name_without_a_sink_raises():

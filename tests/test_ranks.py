@@ -11,24 +11,26 @@ import gradflow
 
 PACKAGE = Path(gradflow.__file__).parent
 RANKS = {
-    0: {"errors", "arrays", "table"},
+    0: {"errors", "arrays", "convolution", "table"},
     1: {"hooks", "layers", "sources", "data", "optim", "rows", "drawing", "plot", "verdict"},
-    2: {"measure", "nets", "nets.residual"},
+    2: {"measure", "nets", "nets.residual", "nets.stack"},
     3: {"runtime", "describe"},
     4: {"training", "checkpoint"},
     5: {"run"},
-    6: {"sweep", "worker"},
-    7: {"experiment", "report", "live"},
+    6: {"sweep", "worker", "probe"},
+    7: {"experiment", "report", "live", "doctor"},
     8: {"arguments", "cli", "__main__"},
 }
 RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 # Rooms of one rank that do meet, always in this direction.
 NEIGHBOURS = {
     ("table", "errors"),
+    ("convolution", "arrays"),
     ("data", "sources"),
     ("plot", "rows"),
     ("plot", "drawing"),
     ("nets", "nets.residual"),
+    ("nets.residual", "nets.stack"),
     ("report", "experiment"),
     ("live", "report"),
     ("cli", "arguments"),

@@ -15,6 +15,7 @@ from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, silent
 from gradflow.layers import Atoms, Identity, Linear
+from gradflow.nets.stack import through
 
 FAMILIES = ("cifar", "imagenet")
 SHORTCUTS = ("A", "B", "C")
@@ -64,8 +65,8 @@ class Unit(nnx.Module):
     identity.
     """
 
-    def __init__(self, name: str, channels_in: int, layers, shortcut: str | None, order: str, atoms: Atoms, rngs, side):
-        self.name, self.shortcut, self.order = name, shortcut, order
+    def __init__(self, channels_in: int, layers, shortcut: str | None, order: str, atoms: Atoms, rngs, side):
+        self.shortcut, self.order = shortcut, order
         self.activation, self.depth = atoms.activation, len(layers)
         width = channels_in
         for layer, (kernel, channels, stride) in enumerate(layers, start=1):
@@ -80,23 +81,23 @@ class Unit(nnx.Module):
             # After a pre-activation net's projection there is no norm: nothing may stand on the path but h.
             self.projection_norm = atoms.normalisation(width, rngs=side) if order == "post" else Identity()
 
-    def __call__(self, x: Maps, hook: Hook = silent) -> Maps:
-        """The unit's output, with the stride and the channels of F."""
-        x = hook(self.name, x)
+    def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
+        """The unit's output, with the stride and the channels of F; its points have names that begin with `name`."""
+        x = hook(name, x)
         if self.shortcut is None:
-            y = self.residual(x, hook)
+            y = self.residual(x, hook, name)
         else:
-            y = self.identity(hook(f"{self.name}/identity", x), hook)
-            y = y + self.residual(hook(f"{self.name}/residual", x), hook)
+            y = self.identity(hook(f"{name}/identity", x), hook, name)
+            y = y + self.residual(hook(f"{name}/residual", x), hook, name)
         return self.activation(y) if self.order == "post" else y
 
-    def identity(self, x: Maps, hook: Hook) -> Maps:
+    def identity(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The shortcut h: option A, or a 1x1 projection."""
         if self.projects:
-            return hook(f"{self.name}/projection", self.projection_norm(self.projection(x)))
+            return hook(f"{name}/projection", self.projection_norm(self.projection(x)))
         return subsample(x, self.channels, self.stride)
 
-    def residual(self, x: Maps, hook: Hook) -> Maps:
+    def residual(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The branch F. What a layer's hook sees is its response: after its own norm, before the next activation."""
         for layer in range(1, self.depth + 1):
             convolution, norm = getattr(self, f"conv{layer}"), getattr(self, f"norm{layer}")
@@ -104,7 +105,7 @@ class Unit(nnx.Module):
                 x = convolution(self.activation(norm(x)))
             else:
                 x = norm(convolution(x if layer == 1 else self.activation(x)))
-            x = hook(f"{self.name}/conv{layer}", x)
+            x = hook(f"{name}/conv{layer}", x)
         return x
 
 
@@ -129,7 +130,7 @@ class Net(nnx.Module):
             for first in (True,) + (False,) * (count - 1):
                 name = f"block{len(names) + 1:0{digits}d}"
                 layers = _layers(width * 2**stage, 2 if first and stage else 1, bottleneck)
-                setattr(self, name, Unit(name, channels_in, layers, shortcut, order, atoms, rngs, side))
+                setattr(self, name, Unit(channels_in, layers, shortcut, order, atoms, rngs, side))
                 names.append(name)
                 channels_in = layers[-1][1]
         self.units = tuple(names)
@@ -149,8 +150,7 @@ class Net(nnx.Module):
             x = hook("stem", x)
         if self.imagenet:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        for name in self.units:
-            x = getattr(self, name)(x, hook)
+        x = through({name: getattr(self, name) for name in self.units}, x, hook)
         if self.order == "pre":
             x = self.activation(self.norm(x))
         return hook("head", self.head(jnp.mean(x, axis=(1, 2))))
