@@ -52,7 +52,7 @@ _on_cpu.defvjp(_forward, _backward)
 
 
 def _apart(x: jax.Array) -> jax.Array:
-    """`x`, kept from being fused into the convolution that follows: rounding to the precision it has changes nothing."""
+    """`x`, kept from being fused into the convolution that follows: rounding to its own precision changes nothing."""
     if x.dtype != jnp.float32 or x.shape[-1] < _FUSES_FROM:
         return x
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
