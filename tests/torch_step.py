@@ -1,5 +1,6 @@
-"""The same training step in PyTorch, eager, with hooks that read the same quantities: what `gradflow run overhead` is
-measured against. It shares no code with gradflow. It needs torch, which is no dependency.
+"""The same training step in PyTorch, eager, with hooks that read the same quantities: what ours is measured against.
+
+It shares no code with gradflow. It needs torch, which is no dependency.
 
     python tests/torch_step.py '{"net": "residual", "depth": 20, "image": 32, "batch": 128, "record": true}'
 
