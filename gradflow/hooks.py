@@ -19,6 +19,7 @@ Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]
 # A shortcut's own layer lies beside the main path, so it does not make the net deeper (He 2015 counts as we do).
 SHORTCUT_LAYERS = ("projection",)
+_LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
 def silent(name: str, x: jax.Array) -> jax.Array:
@@ -42,6 +43,9 @@ def _tap_backward(sink, gradient):
     return gradient, norm(gradient, sink.dtype)
 
 
+tap.defvjp(_tap_forward, _tap_backward)
+
+
 def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
     """The Frobenius norm, right over the whole range of `dtype`.
 
@@ -54,9 +58,6 @@ def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
         return _scaled_norm(x)
     squares = _total(jnp.square(x))
     return jax.lax.cond(_safe(squares), lambda x: jnp.sqrt(squares), _scaled_norm, x)
-
-
-_LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
 def _scaled_norm(x):
@@ -73,9 +74,6 @@ def _safe(squares):
 def _total(x):
     """The sum, over channels last: on a CPU twice as fast as the sum over all axes at once."""
     return jnp.sum(jnp.sum(x, axis=tuple(range(x.ndim - 1))))
-
-
-tap.defvjp(_tap_forward, _tap_backward)
 
 
 def summary(x: jax.Array) -> jax.Array:

@@ -88,15 +88,16 @@ def initialiser(name: str) -> Callable:
 
 
 def _soon_compiled(initialise: Callable) -> Callable:
-    """An initialiser that compiles in a third of the time: each shape is drawn once or a few times, so the code need
-    not be fast.
+    """An initialiser that compiles in a third of the time on a CPU: each shape is drawn once or a few times, so the
+    code need not be fast.
     """
     quick = jax.jit(initialise, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 0})
 
     @functools.wraps(initialise)
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        if isinstance(key, core.Tracer):  # only the outermost function may have compile options
+        # Only the outermost function may have compile options, and these are for the CPU's compiler.
+        if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
             return initialise(key, shape, dtype)
         return quick(key, tuple(shape), dtype)
 

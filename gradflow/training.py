@@ -109,11 +109,9 @@ class Training:
         data.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
         graph, params, _ = nets.split(net)
         points, layers = nets.points_of(net, dataset.image_shape), tuple(nets.weighted_layers(params))
-        self.places = Places.of(points, layers)
-        # All parameters as one vector: one operation a step of the rule, whatever the depth, instead of one a layer.
-        self.optimiser = optax.flatten(optimiser)
+        self.places, self.optimiser = Places.of(points, layers), optimiser
         mean, deviation = data.statistics(dataset.train_images, centre)
-        take = make_step(graph, points if record else (), layers, self.optimiser)
+        take = make_step(graph, points if record else (), layers, optimiser)
 
         def step(state: State, images, labels, indices):
             chosen = data.normalise(images[indices], mean, deviation)

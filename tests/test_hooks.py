@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -112,6 +113,39 @@ def test_norm_of_nothing_is_zero_and_of_what_is_not_finite_is_not_finite():
     assert np.isnan(hooks.norm(jnp.array([1.0, np.nan])))
     assert np.isnan(hooks.norm(jnp.array([np.inf, np.nan])))
     assert hooks.norm(jnp.array([1.0, -np.inf])) == np.inf
+
+
+LARGE = (2, 300, 300, 2)  # where readings take one pass if the range allows it
+assert math.prod(LARGE) > hooks._LARGE
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e-15, 1e-10, 1.0, 1e10, 1e16, 1e25, 1e34])
+def test_readings_of_a_large_array_are_right_over_the_whole_range(scale):
+    x = (scale * np.random.default_rng(0).normal(size=LARGE)).astype(np.float32)
+    wide = x.astype(float)
+    np.testing.assert_allclose(hooks.norm(jnp.asarray(x)), np.linalg.norm(wide), rtol=1e-5)
+    np.testing.assert_allclose(hooks.summary(jnp.asarray(x))[1], wide.std(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.5, 3.0, 10.0, 1000.0])
+def test_the_spread_of_a_large_array_survives_its_mean(mean):
+    x = (mean + np.random.default_rng(0).normal(size=LARGE)).astype(np.float32)
+    wide = x.astype(float)
+    summary = hooks.summary(jnp.asarray(x))
+    np.testing.assert_allclose(summary[1], wide.std(), rtol=1e-5)
+    np.testing.assert_allclose(summary[0], wide.mean(), atol=1e-5 * (1 + mean))
+
+
+def test_zeros_of_a_large_array_are_counted_exactly_and_what_is_not_finite_shows():
+    x = np.ones(LARGE, np.float32)
+    x.flat[:12345] = 0
+    x.flat[12345:20000] = -1e-30  # small, not zero
+    np.testing.assert_allclose(hooks.summary(jnp.asarray(x))[2], 12345 / x.size, rtol=1e-5)
+    assert float(hooks.norm(jnp.zeros(LARGE))) == 0
+    for bad in (np.nan, np.inf):
+        x.flat[-1] = bad
+        assert not np.isfinite(hooks.norm(jnp.asarray(x)))
+        assert not np.isfinite(hooks.summary(jnp.asarray(x))[1])
 
 
 def test_norm_of_bfloat16_is_summed_in_float32():
@@ -309,6 +343,7 @@ def test_a_rematerialised_unit_is_computed_twice_and_an_unrolled_one_once():
 
 SHARDED = """
 import json
+import math
 import jax
 import numpy as np
 from gradflow import data, nets, optim

@@ -23,9 +23,9 @@ def test_scanned_and_unrolled_units_agree(monkeypatch, net, normalisation):
         both = jax.jit(lambda params, rest: training.gradients(graph, points, params, rest, images, labels))
         return str(jax.make_jaxpr(both)(params, rest)), both(params, rest)
 
-    text, scanned = everything()
-    monkeypatch.setattr(stack, "LEAST", 1000)
     plain_text, unrolled = everything()
+    monkeypatch.setattr(stack, "LEAST", 3)
+    text, scanned = everything()
     assert " scan[" in text
     assert " scan[" not in plain_text
     scanned, unrolled = (jax.tree.leaves_with_path(tree) for tree in (scanned, unrolled))
@@ -33,6 +33,13 @@ def test_scanned_and_unrolled_units_agree(monkeypatch, net, normalisation):
     for (path, one), (_, other) in zip(scanned, unrolled, strict=True):
         scale = float(jnp.max(jnp.abs(other))) or 1.0
         assert float(jnp.max(jnp.abs(one - other))) < 2e-4 * scale, path
+
+
+@pytest.mark.parametrize(("depth", "scans"), [(110, 0), (128, 3)])
+def test_deep_nets_are_scanned_and_no_others(depth, scans):
+    graph, params, rest = nets.split(nets.build("residual", depth=depth, classes=10, channels=1))
+    traced = jax.make_jaxpr(lambda images: nets.apply(graph, params, rest, images))(jnp.ones((1, 8, 8, 1)))
+    assert sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans
 
 
 @pytest.mark.parametrize("side", [1, 3, 7])
