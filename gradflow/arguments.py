@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import re
+import typing
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from gradflow.run import Run
 
 # Every setting of a run as an option that takes one value or several: several make a grid.
 def _values(field: dataclasses.Field) -> Any:
-    kind = int if field.type == int | None else field.type
+    kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
     return Annotated[tuple[kind, ...], tyro.conf.arg(help=f"a run's own: {field.default}", help_behavior_hint="")]
 
 

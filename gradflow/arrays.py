@@ -1,5 +1,7 @@
 """The names of the array shapes that travel through gradflow, said once; the tests check them at run time."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -11,3 +13,11 @@ Maps = Float[jax.Array, "batch _height _width _channel"]
 Labels = Int[jax.Array, "batch"]
 Logits = Float[jax.Array, "batch classes"]
 Scalar = Float[jax.Array, ""]
+
+
+class Heads(NamedTuple):
+    """What a net with auxiliary classifiers returns while training (Szegedy 2014, section 5)."""
+
+    logits: Logits
+    auxiliary: tuple[Logits, ...]
+    weight: float  # of each auxiliary loss

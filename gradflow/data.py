@@ -13,23 +13,40 @@ from gradflow.arrays import Images, Pixels
 from gradflow.errors import BadInput, choose
 from gradflow.sources import EMBEDDED, Dataset
 
-__all__ = ["EMBEDDED", "Dataset", "augment", "digest", "indices", "load", "normalise", "statistics"]
+__all__ = [
+    "EMBEDDED",
+    "TRANSFORMS",
+    "Dataset",
+    "augment",
+    "colours",
+    "digest",
+    "indices",
+    "load",
+    "normalise",
+    "statistics",
+]
+TRANSFORMS = ("crop", "mirror", "colour")
 
 
-def load(name: str, image_size: int | None = None, validation: int = 0, seed: int = 0) -> Dataset:
+def load(
+    name: str, image_size: int | None = None, validation: int = 0, seed: int = 0, shuffle: bool = False
+) -> Dataset:
     """Reads a data set: `digits`, a local path (parquet, IDX or image folder), or a name on the Hugging Face Hub.
 
     `image_size` is an upper bound on the longer side, in pixels; larger images are reduced by exact area averaging.
     `validation=k` makes k training images, drawn by `seed`, the test split and drops the real one: the 45k/5k split of
-    He et al. 2015 (arXiv:1512.03385), section 4.2. Raises `BadInput` for anything wrong with the data or the arguments.
+    He et al. 2015 (arXiv:1512.03385), section 4.2. `shuffle` puts the pixels of every image into one and the same
+    random order. Raises `BadInput` for anything wrong with the data or the arguments.
     """
     dataset = sources.read(name)
     if validation != 0:
         dataset = _hold_out(dataset, validation, seed)
-    if image_size is None:
-        return dataset
-    train, test = (_reduce(images, image_size) for images in (dataset.train_images, dataset.test_images))
-    return replace(dataset, train_images=train, test_images=test)
+    splits = dataset.train_images, dataset.test_images
+    if image_size is not None:
+        splits = [_reduce(images, image_size) for images in splits]
+    if shuffle:
+        splits = [_shuffle(images) for images in splits]
+    return replace(dataset, train_images=splits[0], test_images=splits[1])
 
 
 def digest(name: str) -> str:
@@ -82,20 +99,43 @@ def normalise(images: Pixels, mean, deviation) -> Images:
     return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / deviation
 
 
-def augment(key: jax.Array, images: Images, pad: int = 4) -> Images:
+def colours(images: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The matrix whose product with three normal numbers shifts the colour of a normalised image: (channel, channel).
+
+    Its columns are the principal components of the pixels of `images` (n, height, width, channel), each times its
+    variance on the 0-1 scale and times 0.1, the spread of the paper's numbers (Krizhevsky 2012, section 4.1).
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(images), 512):
+        pixels = images[start : start + 512].reshape(-1, images.shape[-1]).astype(np.float64) / 255
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + pixels.T @ pixels
+    mean = total / count
+    variances, components = np.linalg.eigh(squares / count - np.outer(mean, mean))
+    return (0.1 * components * variances / deviation[:, None]).astype(np.float32)
+
+
+def augment(key: jax.Array, images: Images, pad: int = 4, transforms=("crop", "mirror"), colours=None) -> Images:
     """A random crop of every zero-padded image and, for every second one, its mirror image; shape and dtype stay.
 
     `images` (batch, height, width, channel) are normalised already, so the `pad` pixels of zeros on each side are the
-    mean. He et al. 2015, section 4.2, after Lee et al. 2015, "Deeply-supervised nets" (their reference [24]).
+    mean. He et al. 2015, section 4.2, after Lee et al. 2015, "Deeply-supervised nets" (their reference [24]). The
+    transform `colour` shifts all pixels of an image by the matrix `colours` times three normal numbers.
     """
     offset_key, mirror_key = jax.random.split(key)
-    offsets = jax.random.randint(offset_key, (len(images), 2), 0, 2 * pad + 1)
-    mirrored = jax.random.bernoulli(mirror_key, 0.5, (len(images), 1, 1, 1))
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    # As fast on a CPU as any gather tried (0.4 ms for 128 images of 32x32x3); one-hot products took 2.6 ms.
-    crop = jax.vmap(lambda image, offset: jax.lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))
-    crops = crop(padded, offsets)
-    return jnp.where(mirrored, crops[:, :, ::-1], crops)
+    if "crop" in transforms:
+        offsets = jax.random.randint(offset_key, (len(images), 2), 0, 2 * pad + 1)
+        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        # As fast on a CPU as any gather tried (0.4 ms for 128 images of 32x32x3); one-hot products took 2.6 ms.
+        shape = images.shape[1:]
+        images = jax.vmap(lambda image, offset: jax.lax.dynamic_slice(image, (*offset, 0), shape))(padded, offsets)
+    if "mirror" in transforms:
+        mirrored = jax.random.bernoulli(mirror_key, 0.5, (len(images), 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    if "colour" in transforms:
+        assert colours is not None
+        numbers = jax.random.normal(jax.random.fold_in(key, 2), (len(images), colours.shape[1]), images.dtype)
+        images = images + (numbers @ colours.T)[:, None, None]
+    return images
 
 
 def _hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
@@ -113,6 +153,13 @@ def _hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
         test_images=images[held],
         test_labels=labels[held],
     )
+
+
+def _shuffle(images: np.ndarray) -> np.ndarray:
+    """The same permutation of the pixels for all images of a size; the channels of a pixel stay together."""
+    count, height, width, channels = images.shape
+    order = np.random.default_rng(0).permutation(height * width)
+    return images.reshape(count, height * width, channels)[:, order].reshape(images.shape)
 
 
 def _reduce(images: np.ndarray, image_size: int) -> np.ndarray:

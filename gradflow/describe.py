@@ -8,8 +8,6 @@ import jax
 from gradflow import nets
 from gradflow.errors import BadInput
 
-IMAGES = {"cifar": (32, 10), "imagenet": (224, 1000)}  # a family's usual side in pixels and number of classes
-
 
 class Layer(NamedTuple):
     """One weighted layer."""
@@ -29,11 +27,11 @@ def layers(
 
     Raises `BadInput` for an illegal setting, or an image that is too small.
     """
-    usual_image, usual_classes = IMAGES.get(settings.get("family", "cifar"), IMAGES["cifar"])
+    usual_image, usual_classes = nets.usual_image(name, **settings)
     side, count = usual_image if image is None else image, usual_classes if classes is None else classes
     if min(side, count, channels) < 1:
         raise BadInput(f"image {side}, channels {channels} and classes {count} are not legal: each must be at least 1")
-    net = nets.build(name, classes=count, channels=channels, **settings)
+    net = nets.build(name, classes=count, channels=channels, image=side, **settings)
     owners = nets.weighted_layers(nets.split(net)[1])
     found = []
     for point in nets.points_of(net, (side, side, channels)):

@@ -17,8 +17,11 @@ from gradflow.arrays import Scalar
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]
-# A shortcut's own layer lies beside the main path, so it does not make the net deeper (He 2015 counts as we do).
-SHORTCUT_LAYERS = ("projection",)
+# Layers beside the main path, which do not make the net deeper (the papers count as we do): a shortcut's own, and all
+# but one branch of an Inception module.
+SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
+# A branch that does not come back: its points go on from where it leaves, and the main path knows nothing of it.
+SIDE_BRANCH = "auxiliary"
 _LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
@@ -131,17 +134,19 @@ class Point(NamedTuple):
 def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) -> tuple[Point, ...]:
     """The points that `forward(hook, *arguments)` passes, in order, found by tracing it without computing anything.
 
-    `layers` names the weighted layers: passing one moves the position on by one, unless it lies on a shortcut.
+    `layers` names the weighted layers: passing one moves the position on by one, unless it lies beside the main path.
     """
-    counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SHORTCUT_LAYERS}
+    counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SIDE_LAYERS}
     found: dict[str, Point] = {}
-    position = 0
+    passed = {"main": 0}
 
     def discover(name: str, x: jax.Array) -> jax.Array:
-        nonlocal position
         _once(name, found)
-        position += name in counted
-        found[name] = Point(name, position, x.shape, x.dtype)
+        first = name.split("/", 1)[0]
+        path = first if first.startswith(SIDE_BRANCH) else "main"
+        passed.setdefault(path, passed["main"])
+        passed[path] += name in counted
+        found[name] = Point(name, passed[path], x.shape, x.dtype)
         return x
 
     jax.eval_shape(lambda *arguments: forward(discover, *arguments), *arguments)

@@ -1,19 +1,18 @@
-"""The few atoms that the nets share: convolution, normalisation, activation and initialisation, each by its name."""
+"""The few atoms that the nets share: convolution, pooling, normalisation, dropout and activation."""
 
-import functools
 import math
-import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx import initializers
-from jax import core
 from jax.ad_checkpoint import checkpoint_name
 
+from gradflow.arrays import Maps
 from gradflow.convolution import convolve
-from gradflow.errors import BadInput, choose
+from gradflow.errors import choose
+from gradflow.initialisers import initialiser
 
 # What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
 # statistics cost is not paid twice, what lies between is computed again.
@@ -35,99 +34,114 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 NORMALISATIONS = ("batch", "group", "layer", "none")
 
 
-def delta_orthogonal(gain: float = 1.0, dtype=jnp.float32):
-    """An orthogonal matrix at the centre tap of a kernel with odd sides, zero elsewhere (Xiao 2018, section 2.4).
-
-    Where the layer narrows, the matrix is semi-orthogonal: it keeps the norm of the gradient, not of the activation.
-    """
-
-    def initialise(key, shape, dtype=dtype, out_sharding=None):
-        del out_sharding
-        *window, channels_in, channels_out = shape
-        matrix = initializers.orthogonal(gain)(key, (channels_in, channels_out), dtype)
-        centre = tuple(side // 2 for side in window)
-        return jnp.zeros(shape, dtype).at[centre].set(matrix)
-
-    return initialise
-
-
-# Each takes the number in `name(number)`: the gain, or for `normal` the standard deviation.
-INITIALISATIONS: dict[str, Callable[[float], Callable]] = {
-    # Delving Deep into Rectifiers (He 2015, arXiv:1502.01852), equation 10: variance 2 / fan-in.
-    "he": lambda gain: initializers.variance_scaling(2 * gain**2, "fan_in", "normal"),
-    # Glorot and Bengio 2010: uniform of variance 2 / (fan-in + fan-out).
-    "glorot": lambda gain: initializers.variance_scaling(gain**2, "fan_avg", "uniform"),
-    "lecun": lambda gain: initializers.variance_scaling(gain**2, "fan_in", "normal"),
-    "orthogonal": lambda gain: initializers.orthogonal(gain),
-    "delta_orthogonal": delta_orthogonal,
-    "normal": lambda deviation: initializers.normal(deviation),
-}
-
-
-@functools.cache  # one function a name, so that nets of one architecture share what is compiled
-def initialiser(name: str) -> Callable:
-    """The initialiser called `name`: `he`, `glorot`, `lecun`, `orthogonal`, `delta_orthogonal`, each with an optional
-    gain as in `orthogonal(1.414)`, or `normal(0.01)` with its standard deviation.
-
-    Raises `BadInput` for an unknown name or a number that is not a positive, finite one.
-    """
-    match = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", name)
-    kind, number = match.groups() if match else (name, None)
-    choose("initialisation", kind, INITIALISATIONS)
-    if number is None:
-        if kind == "normal":
-            raise BadInput("initialisation 'normal' needs its standard deviation: write normal(0.01)")
-        return _soon_compiled(INITIALISATIONS[kind](1.0))
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise BadInput(f"initialisation {name!r}: the number in brackets must be positive and finite: {kind}(0.5)")
-    return _soon_compiled(INITIALISATIONS[kind](value))
-
-
-def _soon_compiled(initialise: Callable) -> Callable:
-    """An initialiser that compiles in a third of the time on a CPU: each shape is drawn once or a few times, so the
-    code need not be fast.
-    """
-    quick = jax.jit(initialise, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 0})
-
-    @functools.wraps(initialise)
-    def draw(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        # Only the outermost function may have compile options, and these are for the CPU's compiler.
-        if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
-            return initialise(key, shape, dtype)
-        return quick(key, tuple(shape), dtype)
-
-    return draw
-
-
 class Convolution(nnx.Module):
-    """A square convolution without bias: `(batch, h, w, in)` to `(batch, ceil(h / stride), ceil(w / stride), out)`.
+    """A square convolution: `(batch, h, w, in)` to `(batch, h', w', out)`, h' = (h + 2 padding - kernel) // stride + 1.
 
-    An odd kernel is padded by half its width on every side, so that output (i, j) is centred on input
-    (stride i, stride j) and lines up with a shortcut that subsamples.
+    Without `padding` an odd kernel is padded by half its width on every side, so that output (i, j) is centred on input
+    (stride i, stride j) and lines up with a shortcut that subsamples. `bias`: what the biases start at, None for none.
+    With `groups` each group of outputs sees its own share of the inputs alone (the towers of Krizhevsky 2012).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, *, kernel_init, dtype, rngs):
-        shape = (kernel, kernel, channels_in, channels_out)
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        bias: float | None = None,
+        groups: int = 1,
+        kernel_init,
+        dtype,
+        rngs,
+    ):
+        shape = (kernel, kernel, channels_in // groups, channels_out)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
-        self.stride, self.padding, self.dtype = stride, kernel // 2, dtype
+        if bias is not None:
+            self.bias = nnx.Param(jnp.full(channels_out, bias))
+        self.biased, self.groups = bias is not None, groups
+        self.stride, self.padding, self.dtype = stride, kernel // 2 if padding is None else padding, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The maps, convolved."""
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel.get_value().dtype)
-        kernel = self.kernel.get_value().astype(dtype)
-        return checkpoint_name(convolve(x.astype(dtype), kernel, self.stride, self.padding), KEPT)
+        x, kernel = x.astype(dtype), self.kernel.get_value().astype(dtype)
+        towers = zip(jnp.split(x, self.groups, -1), jnp.split(kernel, self.groups, -1), strict=True)
+        y = [convolve(part, weights, self.stride, self.padding) for part, weights in towers]
+        y = checkpoint_name(y[0] if self.groups == 1 else jnp.concatenate(y, -1), KEPT)
+        return y + self.bias.get_value().astype(dtype) if self.biased else y
 
 
 class Linear(nnx.Linear):
-    """The classifier: `(batch, in)` to `(batch, out)`, with a bias that starts at zero, float32 or wider."""
+    """A fully connected layer: `(batch, in)` to `(batch, out)`; biases start at `bias`; float32 or wider."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, initialisation: str, rngs: nnx.Rngs):
-        super().__init__(channels_in, channels_out, kernel_init=initialiser(initialisation), rngs=rngs)
+    def __init__(self, channels_in: int, channels_out: int, *, initialisation: str, bias: float = 0.0, rngs: nnx.Rngs):
+        super().__init__(
+            channels_in,
+            channels_out,
+            kernel_init=initialiser(initialisation),
+            bias_init=nnx.initializers.constant(bias),
+            rngs=rngs,
+        )
+
+
+def max_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
+    """The largest of each window; with `partial` also of windows that reach over the far edges (Caffe's rounding up).
+
+    `(batch, h, w, channel)` to `(batch, h', w', channel)`, h' = (h + 2 padding - window) / stride + 1, rounded down, or
+    up with `partial`.
+    """
+    pads = [_pads(side, window, stride, padding, partial) for side in x.shape[1:3]]
+    return nnx.max_pool(x, (window, window), (stride, stride), pads)  # pyright: ignore[reportArgumentType]
+
+
+def average_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
+    """The mean of each window over the pixels that are there; windows as in `max_pool`."""
+    pads = [_pads(side, window, stride, padding, partial) for side in x.shape[1:3]]
+    return nnx.avg_pool(x, (window, window), (stride, stride), pads, count_include_pad=False)  # pyright: ignore[reportArgumentType]
+
+
+def _pads(side: int, window: int, stride: int, padding: int, partial: bool) -> tuple[int, int]:
+    """Zeros before and after; a window must begin inside the image or its leading padding."""
+    windows = -(-(side + 2 * padding - window) // stride) + 1 if partial else 0
+    while windows and (windows - 1) * stride >= side + padding:
+        windows -= 1
+    return padding, max(padding, (windows - 1) * stride + window - side - padding)
+
+
+def local_response_normalisation(
+    x: jax.Array, neighbours: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """`a_i / (k + alpha sum_j a_j^2)^beta`, j over the `neighbours` channels around i (Krizhevsky 2012, section 3.3).
+
+    `(..., channel)`, shape kept. alpha multiplies the sum, as in the paper; Caffe and PyTorch divide it by
+    `neighbours`.
+    """
+    half, channels = neighbours // 2, x.shape[-1]
+    squares = jnp.pad(jnp.square(x), ((0, 0),) * (x.ndim - 1) + ((half, half),))
+    total = sum(squares[..., first : first + channels] for first in range(2 * half + 1))
+    return x * (k + alpha * total) ** -beta
+
+
+class Dropout(nnx.Module):
+    """While training each entry is 0 with probability `rate` and divided by 1 - rate otherwise (Hinton 2012).
+
+    So nothing is left to do in `eval()`, where the paper halves the outputs instead. The key is part of the net's
+    running state: it moves on with every pass, so a resumed run drops what an undisturbed one does.
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        self.rate, self.deterministic = rate, False  # the latter is what Flax's train() and eval() set
+        self.key = nnx.BatchStat(jax.random.key_data(rngs.dropout()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`x`, thinned out."""
+        if self.deterministic or self.rate == 0:
+            return x
+        key, now = jax.random.split(jax.random.wrap_key_data(self.key.get_value()))
+        self.key.set_value(jax.random.key_data(key))
+        return jnp.where(jax.random.bernoulli(now, 1 - self.rate, x.shape), x / (1 - self.rate), 0)
 
 
 class BatchNorm(nnx.Module):
@@ -232,11 +246,16 @@ class Atoms:
         self.kernel_init = initialiser(initialisation)
         self.initialisation, self.dtype = initialisation, dtype
 
-    def convolution(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, *, rngs) -> Convolution:
-        """A `Convolution` of this net."""
-        return Convolution(
-            channels_in, channels_out, kernel, stride, kernel_init=self.kernel_init, dtype=self.dtype, rngs=rngs
-        )
+    def convolution(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, *, rngs, **more: Any
+    ) -> Convolution:
+        """A `Convolution` of this net; `more` is its padding, bias, groups."""
+        more |= {"kernel_init": self.kernel_init, "dtype": self.dtype, "rngs": rngs}
+        return Convolution(channels_in, channels_out, kernel, stride, **more)
+
+    def linear(self, channels_in: int, channels_out: int, *, rngs, bias: float = 0.0) -> Linear:
+        """A `Linear` of this net."""
+        return Linear(channels_in, channels_out, initialisation=self.initialisation, bias=bias, rngs=rngs)
 
     def normalisation(self, channels: int, *, rngs) -> Callable[[jax.Array], jax.Array]:
         """A normalisation of this net over `channels` channels."""

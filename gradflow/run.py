@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16")
 CENTRES = ("channel", "pixel")
-_NET_SETTINGS = ("depth", "family", "width", "shortcut", "order", "normalisation", "activation", "initialisation")
+_NET_SETTINGS = ("depth", "family", "width", "shortcut", "order", "normalisation", "activation", "initialisation",
+                 "variant", "lrn", "dropout", "pooling", "head", "auxiliary", "widen")  # fmt: skip
+# Settings that came later are no part of a run's name while they are at their default: what was run stays found.
+_LATER = ("variant", "lrn", "dropout", "pooling", "head", "auxiliary", "widen", "shuffle", "transforms")
 _LEAST = {"steps": 1, "batch": 1, "image_size": 1, "evaluations": 0, "validation": 0, "seed": 0, "warmup": 0}
 
 
@@ -52,7 +55,7 @@ class Run:
     """All that decides a result. Raises `BadInput` for a value that is not legal, and says what is."""
 
     net: str = "residual"
-    depth: int = 18  # weighted layers
+    depth: int | None = None  # weighted layers; None: the net's own (18 for plain and residual)
     family: str = "cifar"
     width: int | None = None  # channels of the first stage; None: the family's own (16, or 64 for imagenet)
     shortcut: str = "A"  # of residual nets: A, B or C (He 2015, section 4.1)
@@ -60,11 +63,20 @@ class Run:
     normalisation: str = "batch"
     activation: str = "relu"
     initialisation: str = "he"
+    variant: str = "paper"  # or another build of the same net: see the net's docstring
+    lrn: bool | None = None  # local response normalisation (Krizhevsky 2012); this and the next: None as in the paper
+    dropout: float | None = None  # the share that the fully connected layers lose
+    pooling: str | None = None  # how maps get smaller
+    head: str | None = None  # pool (global average) or fc (fully connected layers)
+    auxiliary: bool | None = None  # classifiers on the way (Szegedy 2014)
+    widen: bool = True  # twice the channels where maps get half as wide
     data: str = "digits"  # or a path, or a name on the Hub
     image_size: int | None = None  # larger images are averaged down to it
     validation: int = 0  # training images held out to test on instead of the test set
     centre: str = "channel"  # or pixel: what is subtracted from the images
-    augment: bool = False  # crops of the image padded by 4, and mirror images (He 2015, section 4.2)
+    shuffle: bool = False  # the pixels of all images, in one fixed order
+    augment: bool = False  # transform the images anew at each step, as `transforms` says
+    transforms: str = "crop+mirror"  # any of crop (of the image padded by 4), mirror, colour (Krizhevsky 2012)
     steps: int = 200
     batch: int = 64
     optimiser: str = "sgd"
@@ -79,10 +91,13 @@ class Run:
     seed: int = 0
 
     def __post_init__(self):
-        from gradflow import nets, optim
+        from gradflow import data, nets, optim
 
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _exact(field, getattr(self, field.name)))
+        choose("net", self.net, nets.NETS)
+        if self.depth is None:
+            object.__setattr__(self, "depth", nets.NETS[self.net].depth)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -95,6 +110,8 @@ class Run:
                 raise BadInput(f"{name} {value} is not legal: it must be a finite number, 0 or more")
         choose("precision", self.precision, PRECISIONS)
         choose("centre", self.centre, CENTRES)
+        for transform in self.transforms.split("+"):
+            choose("transform", transform, data.TRANSFORMS)
         choose("optimiser", self.optimiser, optim.OPTIMISERS)
         optim.schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
         if self.record not in ("log", "all") and not (self.record.isdecimal() and int(self.record) > 0):
@@ -108,6 +125,7 @@ class Run:
 
         legal = nets.settings(self.net)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults["depth"] = nets.NETS[self.net].depth
         given = {name: getattr(self, name) for name in _NET_SETTINGS}
         return {name: value for name, value in given.items() if name in legal or value != defaults[name]}
 
@@ -115,12 +133,16 @@ class Run:
         """The net of this run for its data, with the weights of its seed."""
         from gradflow import nets, runtime
 
-        dataset = _dataset(self.data, self.image_size, self.validation)
+        dataset = _dataset(self)
+        height, width, channels = dataset.image_shape
+        if height != width and "image" in nets.settings(self.net):
+            raise BadInput(f"net {self.net!r} is made for square images: these are {height}x{width}")
         dtype = runtime.dtype(self.precision)
         return nets.build(
             self.net,
             classes=len(dataset.classes),
-            channels=dataset.image_shape[-1],
+            channels=channels,
+            image=height,
             seed=self.seed,
             dtype=dtype,
             **self.net_settings,
@@ -133,7 +155,11 @@ class Run:
 
     def folder_name(self, digest: str) -> str:
         """The name and a hash of all that decides the result, the data by their digest instead of their path."""
-        content = json.dumps({**dataclasses.asdict(self), "data": digest}, sort_keys=True)
+        settings = {**dataclasses.asdict(self), "data": digest}
+        for field in dataclasses.fields(self):
+            if field.name in _LATER and settings[field.name] == field.default:
+                del settings[field.name]
+        content = json.dumps(settings, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def keeps(self, step: int) -> bool:
@@ -152,10 +178,14 @@ class Run:
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(name: str, image_size: int | None, validation: int) -> "Dataset":
+def _load(name: str, image_size: int | None, validation: int, shuffle: bool) -> "Dataset":
     from gradflow import data
 
-    return data.load(name, image_size, validation)
+    return data.load(name, image_size, validation, shuffle=shuffle)
+
+
+def _dataset(run: Run) -> "Dataset":
+    return _load(run.data, run.image_size, run.validation, run.shuffle)
 
 
 @functools.lru_cache(maxsize=1)
@@ -166,10 +196,10 @@ def _training(run: Run) -> "Training":
     rate = optim.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
     return Training(
         run.build(),
-        _dataset(run.data, run.image_size, run.validation),
+        _dataset(run),
         optim.optimiser(run.optimiser, rate, run.momentum, run.weight_decay),
         batch=run.batch,
-        augment=run.augment,
+        transforms=tuple(run.transforms.split("+")) if run.augment else (),
         centre=run.centre,
     )
 
@@ -263,7 +293,7 @@ def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[s
     """
     from gradflow import checkpoint, runtime
 
-    dataset = _dataset(run.data, run.image_size, run.validation)
+    dataset = _dataset(run)
     config = {
         "run": dataclasses.asdict(run),
         "data": dataset.summary(),

@@ -1,7 +1,7 @@
 """Training as a pure step, `(state, batch) -> (state, reading)`, and a generator of its readings."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from gradflow import data, nets, runtime
-from gradflow.arrays import Labels, Logits, Scalar
+from gradflow.arrays import Heads, Labels, Logits, Scalar
 from gradflow.errors import BadInput
 from gradflow.hooks import Recorder, make_sinks, silent
 from gradflow.measure import Places, Reading, measure_flow, measure_weights
@@ -36,16 +36,19 @@ def loss_and_error(logits: Logits, labels: Labels) -> tuple[Scalar, Scalar]:
 def gradients(graph, points, params, rest, images, labels):
     """One forward and one backward pass: the gradient of the parameters, and what the hooks saw.
 
-    Returns `(gradients, backward, forward, rest, loss, error)`; `backward` is the gradient of the sinks.
+    Returns `(gradients, backward, forward, rest, loss, error)`; `backward` is the gradient of the sinks. Loss and error
+    are those of the net's own answer; what is differentiated is the loss with those of auxiliary classifiers added.
     """
 
     def loss_of(params, sinks):
         recorder = Recorder(sinks) if points else silent
-        logits, new_rest = nets.apply(graph, params, rest, images, recorder)
+        answer, new_rest = nets.apply(graph, params, rest, images, recorder)
+        logits, auxiliary, weight = answer if isinstance(answer, Heads) else Heads(answer, (), 0.0)
         loss, error = loss_and_error(logits, labels)
-        return loss, (getattr(recorder, "forward", {}), new_rest, error)
+        others = sum(loss_and_error(other, labels)[0] for other in auxiliary)
+        return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
 
-    (loss, (forward, rest, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
+    (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
         params, make_sinks(points)
     )
     return gradient, backward, forward, rest, loss, error
@@ -88,7 +91,8 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
 class Training:
     """A net's structure, a data set and an optimiser, compiled once: `start` from any seed, `step`, `evaluate`.
 
-    The state is donated to the step and the batch is sharded over all devices. `record=False` compiles the hooks out.
+    The state is donated to the step and the batch is sharded over all devices. Images are changed anew at each step by
+    the `transforms` (see `data.augment`). `record=False` compiles the hooks out.
     Raises `BadInput` when the data do not fit the net, the batch or the devices.
     """
 
@@ -99,7 +103,7 @@ class Training:
         optimiser: optax.GradientTransformation,
         *,
         batch: int,
-        augment: bool = False,
+        transforms: Sequence[str] = (),
         centre: str = "channel",
         record: bool = True,
     ):
@@ -111,12 +115,14 @@ class Training:
         points, layers = nets.points_of(net, dataset.image_shape), tuple(nets.weighted_layers(params))
         self.places, self.optimiser = Places.of(points, layers), optimiser
         mean, deviation = data.statistics(dataset.train_images, centre)
+        colours = data.colours(dataset.train_images, deviation) if "colour" in transforms else None
         take = make_step(graph, points if record else (), layers, optimiser)
 
         def step(state: State, images, labels, indices):
             chosen = data.normalise(images[indices], mean, deviation)
-            if augment:
-                chosen = data.augment(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), chosen)
+            if transforms:
+                key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+                chosen = data.augment(key, chosen, transforms=transforms, colours=colours)
             return take(state, chosen, labels[indices])
 
         def wrong(state: State, images, labels):

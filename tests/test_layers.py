@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gradflow import layers
+from gradflow import initialisers, layers
 from gradflow.errors import BadInput
 
 
@@ -86,7 +86,7 @@ FAN_IN, FAN_OUT = 9 * 32, 9 * 64
     ],
 )
 def test_initialiser_has_the_moments_of_its_paper(name, variance, kurtosis):
-    weights = np.asarray(layers.initialiser(name)(jax.random.key(0), KERNEL), np.float64)
+    weights = np.asarray(initialisers.initialiser(name)(jax.random.key(0), KERNEL), np.float64)
     # 18,432 draws: the variance of a normal sample is known to sqrt(2 / n) = 1 %, its kurtosis to sqrt(24 / n) = 0.04.
     assert abs(weights.mean()) < 4 * np.sqrt(variance / weights.size)
     assert weights.var() == pytest.approx(variance, rel=0.04)
@@ -95,7 +95,7 @@ def test_initialiser_has_the_moments_of_its_paper(name, variance, kurtosis):
 
 @pytest.mark.parametrize("gain", [1, 1.414])
 def test_orthogonal_columns_are_orthogonal_and_as_long_as_the_gain(gain):
-    weights = layers.initialiser(f"orthogonal({gain})")(jax.random.key(0), (3, 3, 4, 8)).reshape(36, 8)
+    weights = initialisers.initialiser(f"orthogonal({gain})")(jax.random.key(0), (3, 3, 4, 8)).reshape(36, 8)
     np.testing.assert_allclose(weights.T @ weights, gain**2 * np.eye(8), atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_delta_orthogonal_convolution_scales_the_norm_by_its_gain_and_looks_at_t
 
 @pytest.mark.parametrize("name", ["he", "glorot", "lecun", "orthogonal", "delta_orthogonal"])
 def test_gain_multiplies_the_weights(name):
-    one, other = (layers.initialiser(f"{name}{gain}")(jax.random.key(0), (3, 3, 4, 4)) for gain in ("", "(0.25)"))
+    one, other = (initialisers.initialiser(f"{name}{gain}")(jax.random.key(0), (3, 3, 4, 4)) for gain in ("", "(0.25)"))
     assert np.any(one)
     np.testing.assert_allclose(other, 0.25 * one, rtol=1e-6)
 
@@ -120,18 +120,18 @@ def test_gain_multiplies_the_weights(name):
 @pytest.mark.parametrize("name", ["he(", "he()", "he(x)", "he(0)", "he(-1)", "he(nan)", "he(inf)", "normal(0)"])
 def test_a_bad_number_for_an_initialiser_is_refused(name):
     with pytest.raises(BadInput, match=r"unknown initialisation|must be positive and finite"):
-        layers.initialiser(name)
+        initialisers.initialiser(name)
 
 
 @pytest.mark.parametrize("name", ["", "He", "kaiming", "kaiming(2)", "he(1)(2)x"])
 def test_an_unknown_initialiser_is_refused_with_the_legal_ones(name):
     with pytest.raises(BadInput, match="he, glorot, lecun, orthogonal, delta_orthogonal, normal"):
-        layers.initialiser(name)
+        initialisers.initialiser(name)
 
 
 def test_normal_without_a_deviation_is_refused():
     with pytest.raises(BadInput, match=r"write normal\(0\.01\)"):
-        layers.initialiser("normal")
+        initialisers.initialiser("normal")
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (1, 2), (3, 2), (7, 2)])

@@ -11,7 +11,7 @@ import gradflow
 
 PACKAGE = Path(gradflow.__file__).parent
 RANKS = {
-    0: {"errors", "arrays", "convolution", "table"},
+    0: {"errors", "arrays", "convolution", "initialisers", "table"},
     1: {"hooks", "layers", "sources", "data", "optim", "rows", "drawing", "plot", "verdict"},
     2: {"measure", "nets", "nets.residual", "nets.stack"},
     3: {"runtime", "describe"},
@@ -26,6 +26,7 @@ RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 NEIGHBOURS = {
     ("table", "errors"),
     ("convolution", "arrays"),
+    ("initialisers", "errors"),
     ("data", "sources"),
     ("plot", "rows"),
     ("plot", "drawing"),

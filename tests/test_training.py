@@ -149,7 +149,7 @@ def test_bfloat16_trains_and_reads_nearly_what_float32_reads(training, net):
 
 
 def test_augmented_training_learns_and_sees_other_images(net, training):
-    augmented = make(net, augment=True)
+    augmented = make(net, transforms=("crop", "mirror"))
     readings = list(augmented.readings(augmented.start(net, 0), 0, 40))
     losses = [reading.loss for reading in readings]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])

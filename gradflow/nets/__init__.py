@@ -18,11 +18,13 @@ class Family(NamedTuple):
 
     build: Callable[..., nnx.Module]
     check: Callable[..., None]
+    depth: int  # that of the net if nobody asks for another
+    image: int = 224  # the usual side of an image in pixels in family imagenet; 32 in family cifar
 
 
 NETS = {
-    "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None)),
-    "residual": Family(residual.residual, residual.check),
+    "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None), depth=18),
+    "residual": Family(residual.residual, residual.check, depth=18),
 }
 
 
@@ -42,12 +44,23 @@ def check(name: str, **given: Any) -> None:
     NETS[name].check(**{key: value for key, value in given.items() if key not in ("classes", "channels", "seed")})
 
 
-def build(name: str, *, classes: int, channels: int, seed: int | jax.Array = 0, **given: Any) -> nnx.Module:
+def usual_image(name: str, **given: Any) -> tuple[int, int]:
+    """The side in pixels and the number of classes of the images that the paper of a net is about."""
+    family = NETS[choose("net", name, NETS)]
+    return (family.image, 1000) if given.get("family") == "imagenet" else (32, 10)
+
+
+def build(
+    name: str, *, classes: int, channels: int, seed: int | jax.Array = 0, image: int | None = None, **given: Any
+) -> nnx.Module:
     """The net called `name` for images of `channels` channels: an `nnx.Module`, `net(images, hook=...) -> logits`.
 
     Images are `(batch, height, width, channel)`, logits `(batch, classes)`. The same seed gives the same weights.
-    Raises `BadInput` for an unknown net or setting, or a value that the net does not have.
+    `image` is their side in pixels: nets with fully connected layers are made for it (None: the paper's), others
+    take any. Raises `BadInput` for an unknown net or setting, or a value that the net does not have.
     """
+    if "image" in settings(name):
+        given["image"] = usual_image(name, **given)[0] if image is None else image
     check(name, **given)
     return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
 

@@ -6,6 +6,7 @@ same initial weights; with option A also the same number of parameters.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,14 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Identity, Linear
+from gradflow.layers import Atoms, Dropout, Identity, max_pool
 from gradflow.nets.stack import through
 
 FAMILIES = ("cifar", "imagenet")
 SHORTCUTS = ("A", "B", "C")
 ORDERS = ("post", "pre")
+POOLINGS = ("stride", "max")
+HEADS = ("pool", "fc")
 WIDTHS = {"cifar": 16, "imagenet": 64}
 # He 2015, table 1: the units of the four stages, and whether they are bottlenecks.
 IMAGENET = {
@@ -30,6 +33,7 @@ IMAGENET = {
     152: ((3, 8, 36, 3), True),
 }
 EXPANSION = 4  # a bottleneck's output is this many times wider than its middle
+HIDDEN = 4  # hidden fully connected layers are this many times wider than the maps before them
 
 
 def stages(family: str, depth: int) -> tuple[tuple[int, ...], bool]:
@@ -65,8 +69,11 @@ class Unit(nnx.Module):
     identity.
     """
 
-    def __init__(self, channels_in: int, layers, shortcut: str | None, order: str, atoms: Atoms, rngs, side):
+    def __init__(self, channels_in, layers, shortcut: str | None, order: str, pooling: str, atoms: Atoms, rngs, side):
         self.shortcut, self.order = shortcut, order
+        self.pools = pooling == "max" and layers[0][2] != 1
+        if self.pools:  # the layer that strides elsewhere does not
+            layers = [(kernel, channels, 1) for kernel, channels, _ in layers]
         self.activation, self.depth = atoms.activation, len(layers)
         width = channels_in
         for layer, (kernel, channels, stride) in enumerate(layers, start=1):
@@ -83,6 +90,8 @@ class Unit(nnx.Module):
 
     def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The unit's output, with the stride and the channels of F; its points have names that begin with `name`."""
+        if self.pools:
+            x = max_pool(x, 2, 2)
         x = hook(name, x)
         if self.shortcut is None:
             y = self.residual(x, hook, name)
@@ -116,25 +125,34 @@ class Net(nnx.Module):
     3x3 max pool of stride 2 (table 1). Raises `BadInput` when an image has fewer pixels a side than the total stride.
     """
 
-    def __init__(self, depth, classes, channels, family, width, shortcut, order, atoms: Atoms, rngs, side):
+    def __init__(
+        self, depth, classes, channels, family, width, shortcut, order, pooling, head, dropout, widen, atoms, rngs, side
+    ):
         units, bottleneck = stages(family, depth)
         self.imagenet, self.order, self.activation = family == "imagenet", order, atoms.activation
         self.total_stride = 2 ** (len(units) - 1) * (4 if self.imagenet else 1)
         self.dtype = atoms.dtype
+        widths = [width * 2**stage if widen else width for stage in range(len(units))]
+        last = widths[-1] * (EXPANSION if bottleneck else 1)
         self.stem = atoms.convolution(channels, width, *((7, 2) if self.imagenet else (3, 1)), rngs=rngs)
         # A pre-activation net normalises before each convolution, so its stem has no norm and its end has one.
-        self.norm = atoms.normalisation(width if order == "post" else _output(width, units, bottleneck), rngs=rngs)
+        self.norm = atoms.normalisation(width if order == "post" else last, rngs=rngs)
         digits = max(2, len(str(sum(units))))
         names, channels_in = [], width
         for stage, count in enumerate(units):
             for first in (True,) + (False,) * (count - 1):
                 name = f"block{len(names) + 1:0{digits}d}"
-                layers = _layers(width * 2**stage, 2 if first and stage else 1, bottleneck)
-                setattr(self, name, Unit(channels_in, layers, shortcut, order, atoms, rngs, side))
+                layers = _layers(widths[stage], 2 if first and stage else 1, bottleneck)
+                setattr(self, name, Unit(channels_in, layers, shortcut, order, pooling, atoms, rngs, side))
                 names.append(name)
                 channels_in = layers[-1][1]
         self.units = tuple(names)
-        self.head = Linear(channels_in, classes, initialisation=atoms.initialisation, rngs=rngs)
+        self.hidden = ("fc1", "fc2") if head == "fc" else ()
+        for name in self.hidden:  # as in AlexNet and VGG, four times as wide as what they are given
+            setattr(self, name, atoms.linear(channels_in, HIDDEN * last, rngs=rngs))
+            channels_in = HIDDEN * last
+        self.dropout = Dropout(dropout, rngs=side)
+        self.head = atoms.linear(channels_in, classes, rngs=rngs)
 
     def __call__(self, images: Images, hook: Hook = silent) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
@@ -153,7 +171,10 @@ class Net(nnx.Module):
         x = through({name: getattr(self, name) for name in self.units}, x, hook)
         if self.order == "pre":
             x = self.activation(self.norm(x))
-        return hook("head", self.head(jnp.mean(x, axis=(1, 2))))
+        x = jnp.mean(x, axis=(1, 2))
+        for name in self.hidden:
+            x = self.dropout(self.activation(hook(name, getattr(self, name)(x))))
+        return hook("head", self.head(x))
 
 
 def _layers(channels: int, stride: int, bottleneck: bool) -> list[tuple[int, int, int]]:
@@ -163,10 +184,6 @@ def _layers(channels: int, stride: int, bottleneck: bool) -> list[tuple[int, int
     return [(3, channels, stride), (3, channels, 1)]
 
 
-def _output(width: int, units: tuple[int, ...], bottleneck: bool) -> int:
-    return width * 2 ** (len(units) - 1) * (EXPANSION if bottleneck else 1)
-
-
 def check(
     *,
     depth: int,
@@ -174,11 +191,19 @@ def check(
     width: int | None = None,
     shortcut: str | None = "A",
     order: str = "post",
+    pooling: str | None = None,
+    head: str | None = None,
+    dropout: float | None = None,
+    widen: bool = True,
     **atoms,
 ) -> None:
     """Raises `BadInput` with the legal values for anything that `residual` would not build; builds nothing."""
     stages(family, depth)
     choose("order", order, ORDERS)
+    choose("pooling", pooling or "stride", POOLINGS)
+    choose("head", head or "pool", HEADS)
+    if dropout is not None and not (0 <= dropout < 1 and (dropout == 0 or head == "fc")):
+        raise BadInput(f"dropout {dropout} is not legal: from 0 to below 1, and 0 without head 'fc'")
     if shortcut is not None:
         choose("shortcut", shortcut, SHORTCUTS)
     if width is not None and width < 1:
@@ -199,20 +224,28 @@ def residual(
     normalisation: str = "batch",
     activation: str = "relu",
     initialisation: str = "he",
+    pooling: str | None = None,
+    head: str | None = None,
+    dropout: float | None = None,
+    widen: bool = True,
     dtype=None,
 ) -> Net:
     """A residual net of `depth` weighted layers; `width` is that of the first stage (16, or 64 in family imagenet).
 
     Shortcut A pads with zeros, B projects where the shape changes, C projects everywhere (He 2015, section 4.1).
+    The net can also break the rules of section 3.3: get smaller by `pooling` max instead of stride, by a `head` of two
+    hidden fc layers with `dropout`, and by not growing wider (`widen=False`) where maps get smaller.
     `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not legal.
     """
-    check(depth=depth, family=family, shortcut=shortcut, order=order, width=width)
+    rules: Any = {"pooling": pooling, "head": head, "dropout": dropout, "widen": widen}
+    check(depth=depth, family=family, shortcut=shortcut, order=order, width=width, **rules)
+    rules |= {"pooling": pooling or "stride", "dropout": dropout or 0.0}
     width = WIDTHS[family] if width is None else width
     atoms = Atoms(normalisation, activation, initialisation, dtype)
     key = jax.random.key(seed)
     # Projections draw from a stream of their own, so that the twins' other weights do not depend on the shortcut.
     rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    return Net(depth, classes, channels, family, width, shortcut, order, atoms, rngs, side)
+    return Net(depth, classes, channels, family, width, shortcut, order, atoms=atoms, rngs=rngs, side=side, **rules)
 
 
 plain = functools.partial(residual, shortcut=None)
