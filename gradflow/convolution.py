@@ -6,6 +6,7 @@ in that layout from the start. On other platforms it is `jax.lax.conv_general_di
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def _plain(x, kernel, stride, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _on_cpu(x, kernel, stride, padding):
-    return _plain(_apart(x), kernel, stride, padding)
+    return _canonical(_apart(x), kernel, stride, [(padding, padding)] * 2)
 
 
 def _forward(x, kernel, stride, padding):
@@ -51,10 +52,25 @@ def _backward(stride, padding, saved, gradient):
 _on_cpu.defvjp(_forward, _backward)
 
 
+def _canonical(x, kernel, stride: int, pads, spread: int = 1):
+    """The convolution of x, its pixels `spread` apart, in the fast path's layout.
+
+    Where the kernel is larger than the map, XLA exchanges the two and loses that path: 2.8 instead of 0.25 ms for 64
+    maps of 2x2x64. So such a map is padded beforehand.
+    """
+    if x.dtype == jnp.float32 and math.prod(x.shape[1:3]) < math.prod(kernel.shape[:2]):
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, spread - 1) for pad in pads), (0, 0, 0)])
+        x, pads, spread = _barrier(x), [(0, 0)] * 2, 1
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, (spread, spread), dimension_numbers=LAYOUT)
+
+
 def _apart(x: jax.Array) -> jax.Array:
-    """`x`, kept from being fused into the convolution that follows: rounding to its own precision changes nothing."""
-    if x.dtype != jnp.float32 or x.shape[-1] < _FUSES_FROM:
-        return x
+    """`x`, where that pays kept from being fused into the convolution that follows."""
+    return x if x.dtype != jnp.float32 or x.shape[-1] < _FUSES_FROM else _barrier(x)
+
+
+def _barrier(x: jax.Array) -> jax.Array:
+    """`x` (float32) for all to see but XLA's simplifier: rounding to its own precision changes nothing."""
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 
@@ -68,7 +84,7 @@ def input_gradient(gradient, kernel, shape, stride: int, padding: int):
         for pixels, side, first, given in zip(shape[1:3], kernel.shape[:2], before, spread, strict=True)
     ]
     pads = list(zip(before, after, strict=True))
-    return lax.conv_general_dilated(gradient, turned, (1, 1), pads, (stride, stride), dimension_numbers=LAYOUT)
+    return _canonical(gradient, turned, 1, pads, stride)
 
 
 def weight_gradient(x, gradient, shape, stride: int, padding: int):

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from gradflow import convolution, layers, nets, training
+from gradflow.convolution import LAYOUT
 from gradflow.nets import stack
 
 
@@ -52,7 +53,7 @@ def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, 
         kernel = jnp.asarray(random.normal(size=(side, side, 3, 5)))
         pads = [(side // 2, side // 2)] * 2
         plain = lambda x, w: lax.conv_general_dilated(  # noqa: E731
-            x, w, (stride, stride), pads, dimension_numbers=convolution.LAYOUT
+            x, w, (stride, stride), pads, dimension_numbers=LAYOUT
         )
         y, back = jax.vjp(plain, x, kernel)
         ours, ours_back = jax.vjp(lambda x, w: convolution.convolve(x, w, stride, side // 2), x, kernel)
@@ -62,12 +63,29 @@ def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, 
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_a_map_smaller_than_its_kernel_is_padded_first_and_gives_the_same(pixels, stride):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)), jnp.float32)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 3, 5)), jnp.float32)
+    plain = lambda x, w: lax.conv_general_dilated(x, w, (stride, stride), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
+    own = lambda x, w: convolution.convolve(x, w, stride, 1)  # noqa: E731
+    assert ("reduce_precision" in str(jax.make_jaxpr(own)(x, kernel))) == (pixels < 3)
+    y, back = jax.vjp(plain, x, kernel)
+    ours, ours_back = jax.vjp(own, x, kernel)
+    np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5)
+    gradient = jnp.asarray(random.normal(size=y.shape), jnp.float32)
+    for one, other in zip(ours_back(gradient), back(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_the_weight_gradient_in_pieces_is_that_of_the_whole_batch():
     random = np.random.default_rng(0)
     x, gradient = (jnp.asarray(random.normal(size=(64, 32, 32, 16)), jnp.float32) for _ in range(2))
     assert x.size >= convolution._PIECES_FROM
     pieces = convolution.weight_gradient(x, gradient, (3, 3, 16, 16), 1, 1)
-    plain = lambda w: lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, dimension_numbers=convolution.LAYOUT)  # noqa: E731
+    plain = lambda w: lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
     (whole,) = jax.vjp(plain, jnp.zeros((3, 3, 16, 16)))[1](gradient)
     np.testing.assert_allclose(pieces, whole, atol=2e-5 * float(jnp.max(jnp.abs(whole))))
 
