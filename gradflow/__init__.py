@@ -7,13 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradflow import data, hooks, nets, plot
+    from gradflow import charts, data, hooks, nets, plot
     from gradflow.data import load as load_data
     from gradflow.errors import BadInput
     from gradflow.measure import QUANTITIES, Reading
     from gradflow.nets import count_parameters
     from gradflow.rows import times
-    from gradflow.run import Run, train
+    from gradflow.run import Run, train, train_seeds
+    from gradflow.stopwatch import Stopwatch
     from gradflow.sweep import grid
     from gradflow.table import load
     from gradflow.training import read
@@ -36,6 +37,7 @@ _HOME = {
     "QUANTITIES": "measure",
     "Reading": "measure",
     "Run": "run",
+    "Stopwatch": "stopwatch",
     "Verdict": "verdict",
     "count_parameters": "nets",
     "difference": "verdict",
@@ -52,8 +54,9 @@ _HOME = {
     "slopes": "verdict",
     "times": "rows",
     "train": "run",
+    "train_seeds": "run",
 }
-_ROOMS = ("data", "hooks", "nets", "plot")
+_ROOMS = ("charts", "data", "hooks", "nets", "plot")
 
 __all__ = [
     "QUANTITIES",
@@ -61,7 +64,9 @@ __all__ = [
     "Claim",
     "Reading",
     "Run",
+    "Stopwatch",
     "Verdict",
+    "charts",
     "count_parameters",
     "data",
     "difference",
@@ -81,6 +86,7 @@ __all__ = [
     "slopes",
     "times",
     "train",
+    "train_seeds",
 ]
 
 

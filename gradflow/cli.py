@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,17 @@ def run(
         raise BadInput("--smoke and --full exclude each other: choose one")
     chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
-    runs = experiments.make_runs(chosen, preset, given(settings), seeds)
     folder = results / chosen.name
-    failed = _execute(runs, folder, workers, checkpoint_seconds)
-    if failed == len(runs):
-        return EXIT_RUN_FAILED
-    frame = sweep.published(runs, folder)
-    verdict = report.write(folder, frame, chosen, _made(runs, folder))
+    failed = 0
+    if chosen.measure:
+        frame, made = _measure(chosen, preset, folder, given(settings), seeds)
+    else:
+        runs = experiments.make_runs(chosen, preset, given(settings), seeds)
+        failed = _execute(runs, folder, workers, checkpoint_seconds)
+        if failed == len(runs):
+            return EXIT_RUN_FAILED
+        frame, made = sweep.published(runs, folder), _made(runs, folder)
+    verdict = report.write(folder, frame, chosen, made)
     for finding in verdict.findings:
         print(report.line(finding))
     print(f"{verdict.outcome}: {verdict.title}")
@@ -172,6 +177,14 @@ def worker(cores: Positional[str]) -> int:
     return 0
 
 
+def stopwatch(settings: Positional[str]) -> int:
+    """What a measurement of speed starts: makes steps as standard input says."""
+    from gradflow.stopwatch import serve
+
+    serve(settings)
+    return 0
+
+
 def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
     from gradflow import sweep
     from gradflow.live import View
@@ -185,13 +198,27 @@ def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seco
     return len(outcome.reasons)
 
 
+def _measure(chosen: Any, preset: str, folder: Path, settings: dict[str, Any], seeds: int | None):
+    from gradflow import experiment, report, runtime, table
+
+    begun = time.monotonic()
+    tables = experiment.measured(chosen, preset, folder, settings, seeds)
+    table.publish(folder, *tables)
+    made = report.made_by(_command(), time.monotonic() - begun, runtime.machine())
+    return table.load(folder), made
+
+
+def _command() -> str:
+    return shlex.join(["gradflow", *sys.argv[1:]])
+
+
 def _made(runs: list[Run], folder: Path) -> dict[str, Any]:
     from gradflow import report, sweep
 
     records = [record for _, record in sweep.records(runs, folder).values()]
     machine = next((record.config["machine"] for record in records if record.config), {})
     seconds = sum(record.status.get("seconds", 0) for record in records)
-    return report.made_by(shlex.join(["gradflow", *sys.argv[1:]]), seconds, machine)
+    return report.made_by(_command(), seconds, machine)
 
 
 VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe, "doctor": doctor}
@@ -199,8 +226,9 @@ VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": de
 
 def main() -> None:
     """The entry point: parses, runs the verb, and turns `BadInput` into one line and exit code 2."""
-    if sys.argv[1:2] == ["worker"]:  # started by a sweep, not by a person: not among the verbs
-        sys.exit(worker(*sys.argv[2:3]))
+    hidden = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
+    if sys.argv[1:2] and sys.argv[1] in hidden:
+        sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))
     try:
         sys.exit(parse(VERBS, sys.argv[1:])())
     except BadInput as error:

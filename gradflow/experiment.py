@@ -1,7 +1,8 @@
 """An experiment is one Python file: a claim of a paper, the runs that test it, a verdict and its figures.
 
 The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the
-idea and its first line is what `gradflow list` shows.
+idea and its first line is what `gradflow list` shows. One that is not about training runs defines
+`measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ class Experiment:
     name: str
     source: str  # what `load` takes: the name of one that comes with gradflow, or the path of the user's own file
     idea: str  # its docstring
-    runs: Callable[..., list[Run]]
+    runs: Callable[..., list[Run]] | None
+    measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # there where `runs` is not
     verdict: Callable[[pd.DataFrame], Verdict]
     figure: Callable[[pd.DataFrame, Verdict], dict[str, Any]]
 
@@ -58,11 +60,13 @@ def load(name: str) -> Experiment:
     sys.modules[spec.name] = module
     with _one_line(path, "does not load"):
         spec.loader.exec_module(module)
-    missing = [part for part in ("runs", "verdict", "figure") if not hasattr(module, part)]
+    runs, measure = getattr(module, "runs", None), getattr(module, "measure", None)
+    missing = [part for part in ("verdict", "figure") if not hasattr(module, part)]
+    missing = ["runs"] * (runs is None and measure is None) + missing
     if missing:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
     source = str(path) if own else name
-    return Experiment(path.stem, source, module.__doc__ or "", module.runs, module.verdict, module.figure)
+    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, module.verdict, module.figure)
 
 
 @contextlib.contextmanager
@@ -88,6 +92,17 @@ def idea(path: Path) -> str:
 
 def make_runs(experiment: Experiment, preset: str, overrides: dict[str, Sequence[Any]], seeds: int | None) -> list[Run]:
     """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
+    assert experiment.runs
     given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
     with _one_line(experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"):
         return experiment.runs(preset, **given)
+
+
+def measured(
+    experiment: Experiment, preset: str, folder: Path, overrides: dict[str, Sequence[Any]], seeds: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables (runs, readings) of an experiment that measures by itself. It may write in `folder` alone."""
+    assert experiment.measure
+    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    with _one_line(experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"):
+        return experiment.measure(preset, folder, **given)

@@ -54,6 +54,19 @@ def child_environment() -> dict[str, str]:
     return {**HUGE_PAGES, **os.environ} if platform.system() == "Linux" else dict(os.environ)
 
 
+def share_of_accelerators(worker: int, workers: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What one of several workers must find in its environment so that it claims its own share of the GPUs alone.
+
+    Nothing where there is one worker or no GPU. Where workers outnumber GPUs, some share one.
+    """
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    present = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    devices = sorted(present, key=int) if given is None else [name for name in given.split(",") if name]
+    if workers == 1 or not devices:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[worker::workers]) or devices[worker % len(devices)]}
+
+
 def huge_pages_off(environment: Mapping[str, str]) -> str:
     """Why a process that starts on this machine in this environment has no huge pages; empty where it has."""
     kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -88,9 +101,9 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def along_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec("batch"))
+def along_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of an array whose first axis, or that of this number, is the batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch"))
 
 
 def cores() -> int:

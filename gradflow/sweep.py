@@ -186,12 +186,13 @@ class _Pool:
         from gradflow import runtime
 
         cores = ",".join(map(str, self.cores[worker]))
+        shares = runtime.share_of_accelerators(worker, len(self.cores), os.environ)
         process = subprocess.Popen(
             [sys.executable, "-m", "gradflow", "worker", cores],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=runtime.child_environment(),
+            env=runtime.child_environment() | shares,
             start_new_session=True,  # Ctrl-C reaches the parent alone, who asks the workers to stop
         )
         self.processes[worker] = process

@@ -132,6 +132,7 @@ class Training:
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
         self._step = runtime.compiled(step, donate_argnums=0)
+        self._steps = runtime.compiled(jax.vmap(step, in_axes=(0, None, None, 0)), donate_argnums=0)
         self._wrong = runtime.compiled(wrong)
         self._train = runtime.everywhere(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
@@ -145,8 +146,15 @@ class Training:
 
     def step(self, state: State, seed: int, number: int) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up."""
+        return self._step(state, *self._train, self._indices(seed, number))
+
+    def lower(self, state: State) -> Any:
+        """The step, traced and not yet compiled: what compiling costs and needs can be asked of it (`jax.stages`)."""
+        return self._step.lower(state, *self._train, self._indices(0, 0))
+
+    def _indices(self, seed: int, number: int) -> jax.Array:
         indices = data.indices(seed, number, self.batch, self.count)
-        return self._step(state, *self._train, jax.device_put(indices, runtime.along_batch(self.mesh)))
+        return jax.device_put(indices, runtime.along_batch(self.mesh))
 
     def evaluate(self, state: State) -> Any:
         """Share of wrong answers on the whole test set, with the running statistics."""
@@ -190,6 +198,22 @@ class Training:
                 save(number + 1, state)
         if late:
             yield late
+
+    def seeds_together(
+        self, states: Sequence[State], seeds: Sequence[int], steps: int
+    ) -> Iterator[tuple[Reading, ...]]:
+        """Trains from several states, one a seed, in one vmapped step; yields a `Reading` a seed, step by step.
+
+        For nets too small to keep an accelerator busy. The numbers are those of each seed alone, to rounding.
+        """
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        for number in range(int(states[0].step), steps):
+            indices = np.stack([data.indices(seed, number, self.batch, self.count) for seed in seeds])
+            state, arrays = self._steps(state, *self._train, jax.device_put(indices, runtime.along_batch(self.mesh, 1)))
+            yield tuple(
+                Reading(number + 1, self.places, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
+                for i in range(len(seeds))
+            )
 
 
 def read(net: nnx.Module, images: Any, labels: Any) -> Reading:

@@ -100,7 +100,8 @@ def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
     missing = tuple(sorted(set(per_seed) - set(good)))
     rule = f"{CONFIDENCE:.0%} interval of the mean over seeds entirely {claim.side} {claim.than:g}"
     if not good:
-        return Finding(claim, {}, None, None, INCONCLUSIVE, rule, "runs that do not diverge", missing)
+        would_decide = "runs that do not diverge" if missing else "runs that give this number: there are none"
+        return Finding(claim, {}, None, None, INCONCLUSIVE, rule, would_decide, missing)
     low, high = interval(list(good.values()))
     bounds = (low, high) if math.isfinite(low) else None
     would_decide = None

@@ -12,12 +12,12 @@ import gradflow
 PACKAGE = Path(gradflow.__file__).parent
 RANKS = {
     0: {"errors", "arrays", "convolution", "initialisers", "table"},
-    1: {"hooks", "layers", "sources", "data", "optim", "rows", "drawing", "plot", "verdict"},
+    1: {"hooks", "layers", "sources", "data", "optim", "rows", "drawing", "plot", "charts", "verdict"},
     2: {"measure", "nets", "nets.residual", "nets.stack"},
     3: {"runtime", "describe"},
     4: {"training", "checkpoint"},
     5: {"run"},
-    6: {"sweep", "worker", "probe"},
+    6: {"sweep", "worker", "probe", "stopwatch"},
     7: {"experiment", "report", "live", "doctor"},
     8: {"arguments", "cli", "__main__"},
 }
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     ("data", "sources"),
     ("plot", "rows"),
     ("plot", "drawing"),
+    ("charts", "drawing"),
     ("nets", "nets.residual"),
     ("nets.residual", "nets.stack"),
     ("report", "experiment"),
@@ -42,6 +43,7 @@ NEVER = {
     "rows": {"jax", "flax", "optax", "orbax"},
     "drawing": {"jax", "flax", "optax", "orbax"},
     "plot": {"jax", "flax", "optax", "orbax"},
+    "charts": {"jax", "flax", "optax", "orbax"},
     "verdict": {"jax", "flax", "optax", "orbax", "matplotlib"},
     "measure": {"flax", "pathlib", "os", "time", "pandas", "pyarrow"},
     "nets": {"optax", "pandas", "pyarrow", "matplotlib"},

@@ -11,7 +11,7 @@ import pytest
 from commands import TINY, call, compile_once, published, statuses  # noqa: F401
 
 import gradflow as gf
-from gradflow import sweep
+from gradflow import runtime, sweep
 from gradflow.errors import BadInput
 from gradflow.live import View
 from gradflow.table import Record
@@ -197,3 +197,18 @@ def test_a_terminal_shows_the_gradient_vanish_and_is_clean_at_the_end(monkeypatc
     last = text.rpartition("diverged")[2]
     assert "plain-8-batch-seed0" in last
     assert "\x1b[2K" in last  # the table is wiped away, what ended stays
+
+
+@pytest.mark.parametrize(
+    ("workers", "visible", "shares"),
+    [
+        (1, "0,1", [{}]),
+        (2, "0,1", [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (2, "4,5,7", [{"CUDA_VISIBLE_DEVICES": "4,7"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+        (2, "GPU-8932f937", [{"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}] * 2),
+        (2, "", [{}, {}]),
+    ],
+)
+def test_each_worker_sees_its_own_share_of_the_accelerators(workers, visible, shares):
+    environment = {"CUDA_VISIBLE_DEVICES": visible}
+    assert [runtime.share_of_accelerators(i, workers, environment) for i in range(workers)] == shares

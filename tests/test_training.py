@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from naive import DIGITS, STATISTICS, build
 
-from gradflow import data, nets, optim
+import gradflow as gf
+from gradflow import data, nets, optim, runtime
 from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.training import Training
@@ -160,3 +161,31 @@ def test_augmented_training_learns_and_sees_other_images(net, training):
     later = augmented.start(net, 0)._replace(step=jnp.ones((), jnp.int32))
     crops = [losses[0], *(float(augmented.step(state, 0, 0)[1]["loss"]) for state in (later, augmented.start(net, 1)))]
     assert len(set(crops)) == 3
+
+
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_seeds_in_one_vmapped_step_are_the_seeds_one_by_one(name):
+    run = gf.Run(net=name, depth=8, width=4, batch=16, steps=3, learning_rate=0.05, evaluations=0)
+    together = list(gf.train_seeds(run, (3, 1)))
+    assert [sorted(readings) for readings in together] == [[1, 3]] * 3
+    for seed in (1, 3):
+        alone = list(gf.train(dataclasses.replace(run, seed=seed)))
+        for one, other in zip(alone, (readings[seed] for readings in together), strict=True):
+            assert (one.step, one.places, one.finite) == (other.step, other.places, other.finite)
+            assert one.loss == pytest.approx(other.loss, rel=1e-4)
+            for quantity, values in one.values.items():
+                wanted, got = (
+                    [value for _, value in sorted(some.items())] for some in (values, other.values[quantity])
+                )
+                np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-4, err_msg=quantity)
+
+
+def test_the_fast_library_changes_nothing_beyond_rounding(net, monkeypatch):
+    fast = next(make(net).readings(make(net).start(net, 0), 0, 1))
+    monkeypatch.setattr(runtime, "compile_options", dict)
+    plain = make(net)
+    slow = next(plain.readings(plain.start(net, 0), 0, 1))
+    assert fast.loss == pytest.approx(slow.loss, rel=1e-5)
+    for quantity, values in fast.values.items():
+        other = slow.values[quantity]
+        np.testing.assert_allclose([*values.values()], [other[name] for name in values], rtol=1e-3, atol=1e-5)
