@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from gradflow.rows import times
     from gradflow.run import Run, train, train_seeds
     from gradflow.stopwatch import Stopwatch
-    from gradflow.sweep import grid
+    from gradflow.sweep import grid, variants
     from gradflow.table import load
     from gradflow.training import read
     from gradflow.verdict import (
         Claim,
         Verdict,
+        at,
         difference,
         error_facts,
         factors,
         final_error,
+        first_step,
         judge,
         per_seed,
         regimes,
+        setting,
         slopes,
     )
 
@@ -52,9 +55,13 @@ _HOME = {
     "read": "training",
     "regimes": "verdict",
     "slopes": "verdict",
+    "at": "verdict",
+    "first_step": "verdict",
+    "setting": "verdict",
     "times": "rows",
     "train": "run",
     "train_seeds": "run",
+    "variants": "sweep",
 }
 _ROOMS = ("charts", "data", "hooks", "nets", "plot")
 
@@ -66,6 +73,7 @@ __all__ = [
     "Run",
     "Stopwatch",
     "Verdict",
+    "at",
     "charts",
     "count_parameters",
     "data",
@@ -73,6 +81,7 @@ __all__ = [
     "error_facts",
     "factors",
     "final_error",
+    "first_step",
     "grid",
     "hooks",
     "judge",
@@ -83,10 +92,12 @@ __all__ = [
     "plot",
     "read",
     "regimes",
+    "setting",
     "slopes",
     "times",
     "train",
     "train_seeds",
+    "variants",
 ]
 
 

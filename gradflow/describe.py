@@ -1,6 +1,5 @@
 """What a net is, layer by layer, without running it: output shapes, parameters, multiply-adds, positions."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -33,14 +32,12 @@ def layers(
         raise BadInput(f"image {side}, channels {channels} and classes {count} are not legal: each must be at least 1")
     net = nets.build(name, classes=count, channels=channels, image=side, **settings)
     owners = nets.weighted_layers(nets.split(net)[1])
-    found = []
-    for point in nets.points_of(net, (side, side, channels)):
+    points = nets.points_of(net, (side, side, channels))
+    adds, found = nets.multiply_adds(owners, points), []
+    for point in points:
         if point.name in owners:
-            arrays = owners[point.name]
-            # A kernel is used once for every pixel of the output.
-            multiply_adds = arrays["kernel"].size * math.prod(point.shape[1:-1])
-            parameters = sum(array.size for array in jax.tree.leaves(arrays))
-            found.append(Layer(point.name, point.shape[1:], parameters, multiply_adds, point.position))
+            parameters = sum(array.size for array in jax.tree.leaves(owners[point.name]))
+            found.append(Layer(point.name, point.shape[1:], parameters, adds[point.name], point.position))
     return found, nets.count_parameters(net) - sum(layer.parameters for layer in found)
 
 

@@ -53,9 +53,13 @@ def finished(rows: Frame) -> Frame:
 
 
 def units(rows: Frame) -> Frame:
-    """Returns the readings at units, the points plain and residual nets share; at all layers if no unit was read."""
-    found = rows[rows["layer"].str.fullmatch(r"block\d+")]
-    return found if len(found) else rows
+    """Returns the readings at units, the points plain and residual nets share; of a net without, those of its layers.
+
+    Layers inside a module (`inception3a/1x1`) only count where nothing else was read.
+    """
+    unit, inside = rows["layer"].str.fullmatch(r"block\d+"), rows["layer"].str.contains("/")
+    spine = unit | (~unit.groupby(rows["run"]).transform("any") & ~inside)
+    return rows[spine] if spine.any() else rows
 
 
 def nets(rows: Frame) -> list[str]:

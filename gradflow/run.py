@@ -248,6 +248,7 @@ def execute(
 
     training, state = prepare(run)
     state, config = _resume(run, record, state)
+    config["counts"] = training.counts
     begun = saved = time.monotonic()
     stopping = stopped = False
 

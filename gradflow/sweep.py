@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,6 +36,18 @@ def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
     names = list(choices)
     settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
     return [Run(**setting, seed=seed) for setting in settings for seed in range(seeds)]
+
+
+def variants(several: Sequence[Mapping[str, Any]], seeds: int, **common: Any) -> list[Run]:
+    """Each of several settings, from the same `seeds` seeds; a value is one, or a tuple of several to make a grid of.
+
+    What is `common` to all replaces a variant's own; variants that become equal are run once.
+    """
+    runs = []
+    for own in several:
+        choices = {name: value if isinstance(value, tuple) else (value,) for name, value in {**own, **common}.items()}
+        runs += grid(seeds, **choices)
+    return list(dict.fromkeys(runs))
 
 
 def records(runs: Sequence[Run], results: Path) -> dict[str, tuple[Run, Record]]:

@@ -191,7 +191,15 @@ def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
             continue
         name = record.folder.name
         status = record.status
-        runs.append({"run": name, **config["run"], "status": status["state"], "last_step": status["step"]})
+        runs.append(
+            {
+                "run": name,
+                **config["run"],
+                **config.get("counts", {}),
+                "status": status["state"],
+                "last_step": status["step"],
+            }
+        )
         table = record.readings()
         column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), [name])
         readings.append(table.add_column(0, "run", column))

@@ -112,7 +112,9 @@ class Training:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
         data.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
         graph, params, _ = nets.split(net)
-        points, layers = nets.points_of(net, dataset.image_shape), tuple(nets.weighted_layers(params))
+        points, weighted = nets.points_of(net, dataset.image_shape), nets.weighted_layers(params)
+        layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
+        self.counts = {"parameters": nets.count_parameters(net), "multiply_adds": sum(adds.values())}
         self.places, self.optimiser = Places.of(points, layers), optimiser
         mean, deviation = data.statistics(dataset.train_images, centre)
         colours = data.colours(dataset.train_images, deviation) if "colour" in transforms else None

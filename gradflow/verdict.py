@@ -116,21 +116,56 @@ def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
     return Finding(claim, good, float(np.mean(list(good.values()))), bounds, outcome, rule, would_decide, missing)
 
 
-def final_error(table: Frame, quantity: str = "train_error") -> Series:
-    """The error at the end of each run, indexed by (net, depth, normalisation, seed).
+TWINS = ("net", "depth", "normalisation")  # what tells the runs of a depth sweep apart
+
+
+def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] = TWINS) -> Series:
+    """The error at the end of each run, indexed by the settings `by` and the seed.
 
     For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last
-    reading. A diverged run has none (nan).
+    reading. A diverged run has none (nan). A setting that was left to the net has the value "".
     """
+    keys, table = [*by, "seed"], _with_values(table, by)
     rows = table[table.quantity == quantity]
     if quantity == "train_error":
         rows = rows[rows.step > 0.9 * rows.steps]
     else:
         rows = rows[rows.step == rows.groupby("run").step.transform("max")]
-    keys = ["net", "depth", "normalisation", "seed"]
     everyone = table[[*keys, "status"]].drop_duplicates().set_index(keys)
     error = rows.groupby(keys).value.mean().reindex(everyone.index)
     return error.where(everyone.status == "done").sort_index()
+
+
+def first_step(table: Frame, quantity: str, below: float, window: int, by: Sequence[str] = TWINS) -> Series:
+    """The first step at which the mean of the last `window` readings of `quantity` is below `below`; nan for never.
+
+    Indexed as `final_error`.
+    """
+    keys, table = [*by, "seed"], _with_values(table, by)
+
+    def find(rows: Frame) -> float:
+        smooth = rows.sort_values("step").set_index("step").value.rolling(window).mean()
+        reached = smooth[smooth < below]
+        return float(reached.index[0]) if len(reached) else math.nan
+
+    return table[table.quantity == quantity].groupby(keys)[["step", "value"]].apply(find).sort_index()
+
+
+def at(table: Frame, quantity: str, layer: str, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+    """The reading of one layer at one step, indexed as `final_error`; of the whole net where `layer` is ""."""
+    keys, table = [*by, "seed"], _with_values(table, by)
+    rows = table[(table.quantity == quantity) & (table.layer == layer) & (table.step == step)]
+    return rows.groupby(keys).value.mean().sort_index()
+
+
+def setting(table: Frame, column: str, by: Sequence[str] = TWINS) -> Series:
+    """A column of the table of runs, such as `parameters`, indexed as `final_error`."""
+    keys = [*by, "seed"]
+    return _with_values(table, by).drop_duplicates("run").set_index(keys)[column].astype(float).sort_index()
+
+
+def _with_values(table: Frame, columns: Sequence[str]) -> Frame:
+    return table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in columns})
 
 
 def error_facts(table: Frame) -> dict[str, dict[str, float]]:
@@ -145,15 +180,20 @@ def error_facts(table: Frame) -> dict[str, dict[str, float]]:
 
 
 def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
-    """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value."""
+    """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value.
+
+    A net without units has all its layers on the spine, but not those inside a module or beside the main path.
+    """
     rows = table[(table.quantity == quantity) & (table.step == step)]
-    rows = rows[rows.layer.str.startswith("block") & ~rows.layer.str.contains("/")]
+    rows = rows[~rows.layer.str.contains("/")]
+    unit = rows.layer.str.startswith("block")
+    rows = rows[unit | ~unit.groupby(rows.run).transform("any")]
     if rows.empty:
         raise BadInput(f"the table has no {quantity} at step {step}: legal are the steps that were recorded")
     return rows.sort_values(["run", "position"])
 
 
-def slopes(table: Frame, step: int = 1) -> Series:
+def slopes(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
 
     Positive: the gradient shrinks on its way back to the input. Zeros and what is not finite are not fitted.
@@ -163,8 +203,7 @@ def slopes(table: Frame, step: int = 1) -> Series:
         good = rows[(rows.value > 0) & np.isfinite(rows.value)]
         return float(np.polyfit(good.position, np.log10(good.value), 1)[0]) if len(good) > 1 else math.nan
 
-    keys = ["net", "depth", "normalisation", "seed"]
-    return spine(table, step).groupby(keys)[["position", "value"]].apply(fit)
+    return _with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
 
 
 def regimes(table: Frame, step: int = 1) -> Series:

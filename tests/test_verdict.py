@@ -49,7 +49,7 @@ OUTCOMES = [
     ({0: 9.0}, ">", INCONCLUSIVE, "2 seeds"),
     ({0: 9.0, 1: math.nan}, ">", INCONCLUSIVE, "2 seeds"),
     ({0: math.nan, 1: math.inf}, ">", INCONCLUSIVE, "do not diverge"),
-    ({}, ">", INCONCLUSIVE, "do not diverge"),
+    ({}, ">", INCONCLUSIVE, "there are none"),
 ]
 
 

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +104,15 @@ def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
         else:
             layers |= {f"{key}/{name}": layer for name, layer in weighted_layers(value).items()}
     return layers
+
+
+def multiply_adds(layers: Mapping[str, Mapping[str, Any]], points: Iterable[Point]) -> dict[str, int]:
+    """For each weighted layer those of one image, as the papers count: a kernel is used once for every output pixel."""
+    return {
+        point.name: layers[point.name]["kernel"].size * math.prod(point.shape[1:-1])
+        for point in points
+        if point.name in layers
+    }
 
 
 def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...]:

@@ -1,0 +1,116 @@
+"""What Inception's 1x1 reductions save, and what auxiliary classifiers do to the gradient of the early layers.
+
+GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842) puts 1x1 convolutions before the larger filters of a module, since the
+naive module grows without bounds (section 4, figure 2), and two classifiers on the way, to bring gradient to the lower
+layers (section 5). The later text of the paper says that these do little.
+"""
+
+import gradflow as gf
+
+BY = ("variant", "auxiliary")
+PRESETS = {
+    "smoke": {"steps": 6, "seeds": 2, "batch": 16, "width": 4, "evaluations": 1},
+    "default": {"steps": 200, "seeds": 3, "batch": 64, "width": 16},
+    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
+}
+NET = {"net": "googlenet", "normalisation": "none", "learning_rate": 0.03}
+VARIANTS = (
+    {"variant": "paper", "depth": 22, "auxiliary": True},
+    {"variant": "paper", "depth": 22, "auxiliary": False},
+    {"variant": "naive", "depth": 13, "auxiliary": False},
+)
+PAPER = "Szegedy et al. 2014"
+CLAIMS = {
+    "multiply_adds": gf.Claim(
+        "without 1x1 reductions the net costs more than four times the multiply-adds",
+        f"{PAPER}, section 4",
+        "the cost would blow up within a few stages; no number",
+        "multiply-adds, naive / reduced",
+        ">",
+        4.0,
+    ),
+    "parameters": gf.Claim(
+        "and more than four times the parameters",
+        f"{PAPER}, section 4",
+        "stated, no number",
+        "parameters, naive / reduced, no auxiliary classifiers",
+        ">",
+        4.0,
+    ),
+    "gradient": gf.Claim(
+        "at step 1 more gradient reaches the first layer with auxiliary classifiers",
+        f"{PAPER}, section 5",
+        "increase the gradient signal that gets propagated back; no number",
+        "gradient norm at the first layer, step 1, with / without, of the loss that is trained on",
+        ">",
+        1.0,
+    ),
+    "error": gf.Claim(
+        "and the training error ends lower",
+        f"{PAPER}, section 5",
+        "an effect expected; the later text calls it minor, about 0.5 %",
+        "final training error, with - without",
+        "<",
+        steps=60_000,
+    ),
+}  # fmt: skip
+
+
+def runs(preset, **overrides):
+    """The paper's net with auxiliary classifiers and without, and the naive one."""
+    return gf.variants([NET | one for one in VARIANTS], **(PRESETS[preset] | overrides))
+
+
+def verdict(table):
+    """Ratios of counts, and of gradients at the first layer, seed by seed."""
+    train, first = gf.final_error(table, by=BY), gf.at(table, "activation_gradient_norm", "conv1", 1, BY)
+
+    def of(series, variant="paper", auxiliary=False):
+        return gf.per_seed(series, variant=variant, auxiliary=auxiliary)
+
+    def ratio(above, below):
+        return {seed: above[seed] / below[seed] for seed in above if seed in below}
+
+    numbers = {
+        name: ratio(of(gf.setting(table, name, BY), "naive"), of(gf.setting(table, name, BY)))
+        for name in ("multiply_adds", "parameters")
+    }
+    numbers |= {
+        "gradient": ratio(of(first, auxiliary=True), of(first)),
+        "error": gf.difference(of(train, auxiliary=True), of(train)),
+    }
+    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
+    facts = {}
+    for name, series in (("final training error", train), ("final test error", gf.final_error(table, "test_error", BY)),
+                         ("gradient at the first layer, step 1", first),
+                         ("parameters", gf.setting(table, "parameters", BY)),
+                         ("multiply-adds", gf.setting(table, "multiply_adds", BY))):  # fmt: skip
+        facts[name] = {_name(*key): float(value) for key, value in series.groupby(list(BY)).mean().items()}
+    saved = sum(numbers["multiply_adds"].values()) / len(numbers["multiply_adds"])
+    more = sum(numbers["gradient"].values()) / len(numbers["gradient"])
+    title = (
+        f"1x1 reductions save {saved:.1f} times the multiply-adds; "
+        f"auxiliary classifiers change the first layer's gradient {more:.2g} times"
+    )
+    return gf.Verdict(title, findings, facts)
+
+
+def _name(variant, auxiliary):
+    return f"{variant}, {'with' if auxiliary else 'no'} auxiliary classifiers"
+
+
+def figure(table, verdict):
+    """The gradient over the layers at the first and the last step, with auxiliary classifiers and without."""
+    rows = table[(table.quantity == "activation_gradient_norm") & (table.variant == "paper") & (table.value > 0)]
+    rows = rows[~rows.layer.str.contains("/")]
+    panels = {
+        f"step {step}": {
+            "auxiliary on" if auxiliary else "off": {
+                position: list(values) for position, values in some.groupby("position").value
+            }
+            for auxiliary, some in rows[rows.step == step].groupby("auxiliary")
+        }
+        for step in (1, int(table.steps.max()))
+    }
+    words = {"title": verdict.title, "note": gf.plot.caption(table), "log_y": True}
+    return {"gradient_norm": gf.charts.lines(panels, "layer position (input to output)", "gradient norm", **words)}

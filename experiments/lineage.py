@@ -1,0 +1,130 @@
+"""From the perceptron to ResNet: all of them at equal data and steps, each as its paper built it, in its small form.
+
+Error, parameters, multiply-adds, and the gradient over relative depth. Nets before 2015 have no batch norm; their
+initialisation is He's, so that all of them start. No paper makes a claim about this very comparison: what is claimed
+here is the direction of each paper's step.
+"""
+
+import gradflow as gf
+
+BY = ("net", "depth", "normalisation")
+PRESETS = {
+    "smoke": {"steps": 8, "seeds": 2, "batch": 16, "evaluations": 1},
+    "default": {"steps": 400, "seeds": 3, "batch": 64},
+    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
+}
+NETS = (
+    {"net": "mlp", "depth": 3, "normalisation": "none", "learning_rate": 0.03},
+    {"net": "cnn", "normalisation": "none", "learning_rate": 0.03},
+    {"net": "alexnet", "normalisation": "none", "learning_rate": 0.01},
+    {"net": "nin", "normalisation": "none", "learning_rate": 0.03, "width": 48},
+    {"net": "vgg", "depth": 16, "normalisation": "none", "learning_rate": 0.02, "width": 16},
+    {"net": "googlenet", "normalisation": "none", "learning_rate": 0.03, "width": 16},
+    {"net": "plain", "depth": 20, "learning_rate": 0.1},
+    {"net": "residual", "depth": 20, "learning_rate": 0.1},
+)
+ORDER = tuple(one["net"] for one in NETS)
+CLAIMS = {
+    "convolutions": gf.Claim(
+        "convolutions beat the perceptron",
+        "LeCun et al. 1998, section II",
+        "another data set",
+        "final test error, cnn - mlp",
+        "<",
+    ),
+    "residual": gf.Claim(
+        "the residual net beats the perceptron",
+        "the lineage as a whole",
+        "another data set",
+        "final test error, residual - mlp",
+        "<",
+    ),
+    "shortcut": gf.Claim(
+        "the residual net beats its plain twin",
+        "He et al. 2015, table 6 and figure 6",
+        "20 layers: 8.75 % residual, plain not printed (CIFAR-10)",
+        "final test error, residual - plain, 20 layers",
+        "<",
+    ),
+    "lean": gf.Claim(
+        "GoogLeNet has a fraction of AlexNet's parameters",
+        "Szegedy et al. 2014, section 1",
+        "12 times fewer (ImageNet forms)",
+        "parameters, googlenet / alexnet, small forms",
+        "<",
+        0.5,
+    ),
+    "flat": gf.Claim(
+        "over its depth the residual net's gradient changes less at step 1 than VGG's",
+        "He et al. 2016, equation 5",
+        "stated, no number",
+        "|slope of log10 gradient norm| times depth, residual - vgg, in decades",
+        "<",
+    ),
+}
+
+
+def runs(preset, **overrides):
+    """All nets."""
+    return gf.variants(NETS, **(PRESETS[preset] | overrides))
+
+
+def verdict(table):
+    """Differences of final test errors and ratios of counts, seed by seed."""
+    error, size = gf.final_error(table, "test_error", BY), gf.setting(table, "parameters", BY)
+    slope = gf.slopes(table, 1, BY)
+
+    def of(series, net):
+        return gf.per_seed(series, net=net)
+
+    decades = {net: {seed: abs(one) * _depth(table, net) for seed, one in of(slope, net).items()} for net in ORDER}
+    numbers = {
+        "convolutions": gf.difference(of(error, "cnn"), of(error, "mlp")),
+        "residual": gf.difference(of(error, "residual"), of(error, "mlp")),
+        "shortcut": gf.difference(of(error, "residual"), of(error, "plain")),
+        "lean": {seed: one / of(size, "alexnet")[seed] for seed, one in of(size, "googlenet").items()},
+        "flat": gf.difference(decades["residual"], decades["vgg"]),
+    }
+    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
+    facts = {}
+    for name, series in (("final test error", error), ("final training error", gf.final_error(table, by=BY)),
+                         ("parameters", size), ("multiply-adds", gf.setting(table, "multiply_adds", BY))):  # fmt: skip
+        mean = series.groupby("net").mean()
+        facts[name] = {net: float(mean[net]) for net in ORDER}
+    errors = facts["final test error"]
+    best, worst = min(errors, key=lambda net: errors[net]), max(errors, key=lambda net: errors[net])
+    title = (
+        f"At equal steps {best} ends lowest ({100 * errors[best]:.1f} %), {worst} highest ({100 * errors[worst]:.1f} %)"
+    )
+    return gf.Verdict(title, findings, facts)
+
+
+def _depth(table, net):
+    return int(table[table.net == net].depth.max())
+
+
+def figure(table, verdict):
+    """Error, parameters and multiply-adds of each net; and its gradient over relative depth."""
+    note = gf.plot.caption(table)
+    panels = {}
+    for name, series, scale in (
+        ("final test error (%)", gf.final_error(table, "test_error", BY), 100),
+        ("final training error (%)", gf.final_error(table, by=BY), 100),
+        ("parameters (thousands)", gf.setting(table, "parameters", BY), 1e-3),
+        ("multiply-adds an image (millions)", gf.setting(table, "multiply_adds", BY), 1e-6),
+    ):
+        panels[name] = {net: [scale * value for value in gf.per_seed(series, net=net).values()] for net in ORDER}
+    rows = table[(table.quantity == "activation_gradient_norm") & (table.value > 0) & (table.layer != "")]
+    rows = rows[~rows.layer.str.contains("/")]
+    curves = {}
+    for step in (1, int(table.steps.max())):
+        curves[f"step {step}"] = {
+            net: {position / _depth(table, net): list(some.value) for position, some in group.groupby("position")}
+            for net, group in rows[rows.step == step].groupby("net")
+        }
+    words = {"title": verdict.title, "note": note}
+    across = "relative depth (input to output)"
+    return {
+        "lineage": gf.charts.dots(panels, **words),
+        "gradient_norm": gf.charts.lines(curves, across, "gradient norm (rms over examples)", log_y=True, **words),
+    }

@@ -1,0 +1,110 @@
+"""VGG without normalisation at 11 to 19 layers: where depth stops helping, and which initialisation lets it start.
+
+Simonyan and Zisserman (2014, arXiv:1409.1556) gain from depth up to 16 and 19 layers. They could not train the deeper
+nets from small random weights, filled them with parts of the trained 11-layer net, and found afterwards that Glorot's
+initialisation makes that unnecessary (section 3.1). The gradient at step 1 says why.
+"""
+
+import gradflow as gf
+
+BY = ("depth", "initialisation")
+INITIALISATIONS = ("normal(0.01)", "normal(0.1)", "glorot", "he")
+PRESETS = {
+    "smoke": {"steps": 10, "seeds": 2, "batch": 16, "width": 4, "evaluations": 1},
+    "default": {"steps": 400, "seeds": 3, "batch": 64, "width": 16},
+    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
+}
+NET = {"net": "vgg", "normalisation": "none", "learning_rate": 0.02, "dropout": 0.0}
+DEPTHS = (11, 13, 16, 19)
+CHANCE = 0.9  # of ten classes
+PAPER = "Simonyan and Zisserman 2014"
+CLAIMS = {
+    "stalls": gf.Claim(
+        "19 layers do not start from N(0, 0.01^2)",
+        f"{PAPER}, section 3.1: bad initialisation can stall learning",
+        "stated, no number",
+        "final training error, 19 layers, normal(0.01)",
+        ">",
+        0.75,  # five sixths of chance
+    ),
+    "glorot": gf.Claim(
+        "from Glorot's initialisation 19 layers start",
+        f"{PAPER}, section 3.1",
+        "stated, no number",
+        "final training error, 19 layers, glorot",
+        "<",
+        0.75,
+    ),
+    "why": gf.Claim(
+        "because from N(0, 0.01^2) the gradient vanishes, more steeply than from Glorot's",
+        f"{PAPER}, section 3.1; Glorot and Bengio 2010",
+        "instability of the gradient; no number",
+        "slope of log10 gradient norm over layers, in decades a layer, at step 1, 19 layers, normal(0.01) - glorot",
+        ">",
+    ),
+    "helps": gf.Claim(
+        "16 layers have a lower training error than 11",
+        f"{PAPER}, table 3",
+        "top-5 validation error 10.4 % at 11 layers, 8.8 % at 16 (test scale 256)",
+        "final training error, 16 - 11 layers, he",
+        "<",
+        steps=60_000,
+    ),
+}  # fmt: skip
+
+
+def runs(preset, **overrides):
+    """Every depth from every initialisation."""
+    several = [NET | {"depth": depth, "initialisation": name} for depth in DEPTHS for name in INITIALISATIONS]
+    return gf.variants(several, **(PRESETS[preset] | overrides))
+
+
+def verdict(table):
+    """Final training errors, and the slope of the gradient at the start, seed by seed."""
+    train, test = (gf.final_error(table, f"{kind}_error", BY) for kind in ("train", "test"))
+    slope, deepest, steps = gf.slopes(table, 1, BY), int(table.depth.max()), int(table.steps.max())
+
+    def of(series, depth, initialisation):
+        return gf.per_seed(series, depth=depth, initialisation=initialisation)
+
+    numbers = {
+        "stalls": of(train, deepest, "normal(0.01)"),
+        "glorot": of(train, deepest, "glorot"),
+        "why": gf.difference(of(slope, deepest, "normal(0.01)"), of(slope, deepest, "glorot")),
+        "helps": gf.difference(of(train, 16, "he"), of(train, 11, "he")),
+    }
+    findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
+    facts = {}
+    for name, series in (("final training error", train), ("final test error", test), ("slope at step 1", slope)):
+        mean = series.groupby(["initialisation", "depth"]).mean()
+        for initialisation in mean.index.unique(0):
+            facts[f"{name}, {initialisation}"] = {str(depth): float(v) for depth, v in mean[initialisation].items()}
+    started = [name for name in INITIALISATIONS if facts[f"final training error, {name}"][str(deepest)] < 0.75]
+    title = (
+        f"{deepest} layers without normalisation start from {' and '.join(started) or 'none of the initialisations'}"
+    )
+    return gf.Verdict(title, findings, facts)
+
+
+def figure(table, verdict):
+    """Error against depth, and the gradient at step 1, by initialisation."""
+    note = gf.plot.caption(table)
+    panels = {}
+    for kind in ("train", "test"):
+        error = gf.final_error(table, f"{kind}_error", BY)
+        panels[f"{kind} error"] = {
+            name: {depth: [100 * value for value in values] for depth, values in series.groupby("depth")}
+            for name, series in error.groupby("initialisation")
+        }
+    errors = gf.charts.lines(panels, "depth", "final error (%)", title=verdict.title, note=note)
+    drawn = {"errors": errors}
+    first = table[(table.step == 1) & (table.quantity == "activation_gradient_norm") & (table.value > 0)]
+    deepest = first[first.depth == first.depth.max()]
+    curves = {
+        name: {position: list(values) for position, values in rows.groupby("position").value}
+        for name, rows in deepest.groupby("initialisation")
+    }
+    panel = {f"vgg {first.depth.max()}, step 1": curves}
+    words = {"title": verdict.title, "note": note, "log_y": True}
+    drawn["gradient_norm"] = gf.charts.lines(panel, "layer position (input to output)", "gradient norm", **words)
+    return drawn
