@@ -46,10 +46,10 @@ class Row(NamedTuple):
 
 PAPER = {
     "conv1": Row(11, 4, 0, 96, responds=True, pools=True),
-    "conv2": Row(5, 1, 2, 256, towers=2, bias=1, responds=True, pools=True),
+    "conv2": Row(5, 1, 2, 256, towers=2, bias=1.0, responds=True, pools=True),
     "conv3": Row(3, 1, 1, 384),
-    "conv4": Row(3, 1, 1, 384, towers=2, bias=1),
-    "conv5": Row(3, 1, 1, 256, towers=2, bias=1, pools=True),
+    "conv4": Row(3, 1, 1, 384, towers=2, bias=1.0),
+    "conv5": Row(3, 1, 1, 256, towers=2, bias=1.0, pools=True),
 }
 HIDDEN, UNITS = ("fc6", "fc7"), 4096
 ONE_TOWER = {"conv1": 64, "conv2": 192, "conv3": 384, "conv4": 256, "conv5": 256}  # maps
