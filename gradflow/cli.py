@@ -146,7 +146,7 @@ def describe(
     Args:
         net: a name from `gradflow list`.
         settings: the settings of the net.
-        image: the image's side in pixels (32, or 224 in family imagenet).
+        image: the image's side in pixels (32, or in family imagenet the paper's: 224, alexnet 227).
         channels: of the image.
         classes: of the classifier (10, or 1000 in family imagenet).
     """

@@ -1,5 +1,6 @@
 """The few atoms that the nets share: convolution, pooling, normalisation, dropout and activation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec, get_abstract_mesh
 
-from gradflow.arrays import Maps
+from gradflow.arrays import Images, Maps
 from gradflow.convolution import convolve
-from gradflow.errors import choose
+from gradflow.errors import BadInput, choose
 from gradflow.initialisers import initialiser
 
 # What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
 # statistics cost is not paid twice, what lies between is computed again.
 KEPT = "kept"
+TOWER = "tower"  # the axis of a mesh along which the groups of convolutions lie apart
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -59,7 +62,7 @@ class Convolution(nnx.Module):
         shape = (kernel, kernel, channels_in // groups, channels_out)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         if bias is not None:
-            self.bias = nnx.Param(jnp.full(channels_out, bias))
+            self.bias = nnx.Param(jnp.full(channels_out, bias, jnp.float32))
         self.biased, self.groups = bias is not None, groups
         self.stride, self.padding, self.dtype = stride, kernel // 2 if padding is None else padding, dtype
 
@@ -67,10 +70,28 @@ class Convolution(nnx.Module):
         """The maps, convolved."""
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel.get_value().dtype)
         x, kernel = x.astype(dtype), self.kernel.get_value().astype(dtype)
-        towers = zip(jnp.split(x, self.groups, -1), jnp.split(kernel, self.groups, -1), strict=True)
-        y = [convolve(part, weights, self.stride, self.padding) for part, weights in towers]
-        y = checkpoint_name(y[0] if self.groups == 1 else jnp.concatenate(y, -1), KEPT)
+        convolution = functools.partial(convolve, stride=self.stride, padding=self.padding)
+        y = checkpoint_name(_towers(convolution, self.groups)(x, kernel), KEPT)
         return y + self.bias.get_value().astype(dtype) if self.biased else y
+
+
+def _towers(convolution: Callable, groups: int) -> Callable:
+    """`convolution` of maps and kernel, in `groups` that do not meet.
+
+    Where the mesh in use has an axis `tower` as long as that, each of its devices convolves the group that lies on it,
+    and nothing is sent. (Left to XLA, each device gets half of every group: as much to do, and all inputs sent.)
+    """
+    if groups == 1:
+        return convolution
+    if get_abstract_mesh().shape.get(TOWER) == groups:
+        apart = PartitionSpec(None, None, None, TOWER)
+        return jax.shard_map(convolution, in_specs=(apart, apart), out_specs=apart, axis_names={TOWER})
+
+    def in_turn(x, kernel):
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([convolution(*part) for part in parts], -1)
+
+    return in_turn
 
 
 class Linear(nnx.Linear):
@@ -84,6 +105,13 @@ class Linear(nnx.Linear):
             bias_init=nnx.initializers.constant(bias),
             rngs=rngs,
         )
+
+
+def made_for(side: int, images: Images) -> None:
+    """Raises `BadInput` unless images have `side` pixels a side, which the first fully connected layer was made for."""
+    height, width = images.shape[1:3]
+    if (height, width) != (side, side):
+        raise BadInput(f"images of {height}x{width} pixels do not fit: this net is made for {side}x{side} pixels")
 
 
 def max_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gradflow.errors import BadInput
+from gradflow.layers import TOWER
+
 # XLA's CPU compiler has a faster library for convolutions and products, which it does not use unless asked: a factor
 # of 2 on a ResNet step. The names are those of the compile option; jaxlib refuses an option that it does not know.
 _YNNPACK = {
@@ -104,6 +107,33 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
 def along_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The sharding of an array whose first axis, or that of this number, is the batch."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch"))
+
+
+def towers(count: int = 2) -> Mesh:
+    """The first `count` devices along one axis, `tower`: the groups of a net's convolutions, one a device.
+
+    Used as `jax.set_mesh(towers())` around the step, with parameters placed by `along_towers` (Krizhevsky 2012,
+    section 3.2). Raises `BadInput` where there are fewer devices.
+    """
+    devices = jax.devices()
+    if len(devices) < count:
+        raise BadInput(f"{count} towers need {count} devices: there are {len(devices)}")
+    return Mesh(np.array(devices[:count]), (TOWER,))
+
+
+def along_towers(mesh: Mesh, tree: Any) -> Any:
+    """A copy of parameters in which every device has the output channels of its tower: of kernels, biases and norms.
+
+    All of these have their output channels last. An array whose channels cannot be shared out evenly (a classifier of
+    an odd number of classes) is on every device, as is what is no float (keys of dropout).
+    """
+
+    def place(array):
+        shared = array.ndim and array.shape[-1] % mesh.size == 0 and jnp.issubdtype(array.dtype, jnp.floating)
+        axes = (*(None,) * (array.ndim - 1), TOWER) if shared else ()
+        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    return jax.tree.map(place, tree)
 
 
 def cores() -> int:

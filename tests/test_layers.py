@@ -179,3 +179,184 @@ FORMULAS = {
 def test_activation_is_its_formula(name):
     x = np.linspace(-4, 4, 33)
     np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), FORMULAS[name](x), atol=1e-6)
+
+
+# Convolutions with bias, groups and a padding of their own
+
+
+def grouped(x, kernel, stride, padding, groups):
+    """What XLA has for it."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "groups"),
+    [(31, 11, 4, 0, 1), (32, 11, 4, 2, 1), (9, 5, 1, 2, 2), (8, 3, 1, 1, 2), (10, 3, 2, 0, 3), (7, 1, 1, 0, 2)],
+)
+def test_convolution_and_its_gradients_are_those_of_xla(size, kernel, stride, padding, groups):
+    convolution = layers.Atoms().convolution(
+        6, 12, kernel, stride, padding=padding, bias=1.5, groups=groups, rngs=nnx.Rngs(0)
+    )
+    graph, params = nnx.split(convolution)
+    x = jnp.asarray(random(2, size, size, 6))
+    ours, back = jax.vjp(lambda params, x: nnx.merge(graph, params)(x), params, x)
+    weights = convolution.kernel[...]
+    theirs, their_back = jax.vjp(
+        lambda w, b, x: grouped(x, w, stride, padding, groups) + b, weights, jnp.full(12, 1.5), x
+    )
+    assert weights.shape == (kernel, kernel, 6 // groups, 12)
+    assert ours.shape[1] == (size + 2 * padding - kernel) // stride + 1
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    direction = jnp.asarray(random(*ours.shape, seed=1))
+    gradient, to_x = back(direction)
+    to_weights, to_bias, their_x = their_back(direction)
+    np.testing.assert_allclose(gradient["kernel"][...], to_weights, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient["bias"][...], to_bias, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(to_x, their_x, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_do_not_see_each_other():
+    convolution = layers.Atoms().convolution(4, 6, 3, groups=2, rngs=nnx.Rngs(0))
+    x = random(1, 5, 5, 4)
+    before = np.asarray(convolution(jnp.asarray(x)))
+    x[..., 2:] += 1
+    after = np.asarray(convolution(jnp.asarray(x)))
+    np.testing.assert_array_equal(after[..., :3], before[..., :3])
+    assert (after[..., 3:] != before[..., 3:]).all()
+
+
+def test_biases_start_where_they_are_told_and_are_float32():
+    for bias in (0.0, 1.0):
+        convolution = layers.Atoms().convolution(2, 3, 3, bias=bias, rngs=nnx.Rngs(0))
+        linear = layers.Atoms().linear(2, 3, bias=bias, rngs=nnx.Rngs(0))
+        layer: Any
+        for layer in (convolution, linear):
+            assert layer.bias[...].dtype == jnp.float32
+            np.testing.assert_array_equal(layer.bias[...], [bias] * 3)
+    assert not hasattr(layers.Atoms().convolution(2, 3, 3, rngs=nnx.Rngs(0)), "bias")
+
+
+# Pools
+
+
+def pooled(x, window, stride, padding, partial, summarise):
+    """Window by window; what lies outside the image is not there."""
+    side = x.shape[1]
+    starts = range(-padding, side + padding - window + 1, stride)
+    if partial:  # as many as it takes to reach the far edge, if they begin inside the image or before it
+        starts = [start for start in range(-padding, side + padding, stride) if start < side]
+        starts = starts[: -(-(side + 2 * padding - window) // stride) + 1]
+    cut = [slice(max(0, start), min(side, start + window)) for start in starts]
+    return np.array([[summarise(x[:, row, column], axis=(1, 2)) for column in cut] for row in cut]).transpose(
+        2, 0, 1, 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "padding", "partial", "out"),
+    [
+        (55, 3, 2, 0, False, 27),  # Krizhevsky 2012
+        (27, 3, 2, 0, False, 13),
+        (13, 3, 2, 0, False, 6),
+        (55, 2, 2, 0, False, 27),
+        (112, 3, 2, 0, True, 56),  # Szegedy 2014
+        (112, 3, 2, 0, False, 55),
+        (28, 3, 2, 0, True, 14),
+        (32, 3, 2, 0, True, 16),
+        (32, 2, 2, 0, False, 16),
+        (9, 3, 2, 0, True, 4),
+        (9, 2, 2, 0, True, 5),
+        (2, 3, 2, 0, True, 1),
+        (7, 3, 1, 1, False, 7),
+        (8, 3, 2, 1, False, 4),
+        (8, 3, 2, 1, True, 5),
+        (7, 2, 2, 1, True, 4),
+    ],
+)
+def test_pools_are_what_a_loop_over_windows_finds(side, window, stride, padding, partial, out):
+    x = random(2, side, side, 3) - 5  # so that a zero of the padding would be the largest
+    for ours, summarise in ((layers.max_pool, np.max), (layers.average_pool, np.mean)):
+        y = np.asarray(ours(jnp.asarray(x), window, stride, padding, partial))
+        assert y.shape == (2, out, out, 3)
+        np.testing.assert_allclose(y, pooled(x, window, stride, padding, partial, summarise), rtol=1e-5)
+
+
+# Local response normalisation
+
+
+@pytest.mark.parametrize(("channels", "neighbours"), [(7, 5), (3, 5), (1, 5), (6, 3), (8, 1)])
+def test_local_response_normalisation_is_the_formula_of_the_paper(channels, neighbours):
+    x = 100 * random(2, 3, 3, channels)  # large, so that the sum counts beside k
+    theirs, last = np.zeros(x.shape), channels - 1
+    for i in range(channels):
+        total = 0
+        for j in range(max(0, i - neighbours // 2), min(last, i + neighbours // 2) + 1):
+            total = total + x[..., j].astype(np.float64) ** 2
+        theirs[..., i] = x[..., i] / (2 + 1e-4 * total) ** 0.75
+    ours = layers.local_response_normalisation(jnp.asarray(x), neighbours)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert np.abs(theirs / x).min() < 0.9 * 2**-0.75
+
+
+def test_local_response_normalisation_has_the_constants_of_the_paper():
+    np.testing.assert_allclose(layers.local_response_normalisation(jnp.asarray([[100.0]])), 100 / 3**0.75, rtol=1e-6)
+
+
+# Dropout
+
+
+def thinned(rate=0.25, seed=0):
+    return layers.Dropout(rate, rngs=nnx.Rngs(seed))
+
+
+def test_dropout_drops_its_share_and_scales_the_rest():
+    x = jnp.ones((200, 200))
+    for rate in (0.1, 0.5):
+        y = np.asarray(thinned(rate)(x))
+        np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=1e-6)
+        # 40,000 draws: the share is known to sqrt(0.25 / n) = 0.0025.
+        assert (y == 0).mean() == pytest.approx(rate, abs=0.0125)
+
+
+def test_dropout_draws_anew_at_each_pass_and_the_same_from_the_same_key():
+    x, one, same, other = jnp.ones((8, 64)), thinned(), thinned(), thinned(seed=1)
+    first = one(x)
+    np.testing.assert_array_equal(first, same(x))
+    assert (first != one(x)).any()
+    assert (first != other(x)).any()
+    kept = jnp.array(one.key[...])
+    third = one(x)
+    one.key.set_value(kept)  # as a resumed run does
+    np.testing.assert_array_equal(third, one(x))
+
+
+def test_dropout_is_off_when_the_net_is_tried_or_the_rate_is_0():
+    x, dropout = jnp.ones((8, 64)), thinned()
+    before = np.array(dropout.key[...])
+    dropout.eval()
+    assert dropout(x) is x
+    np.testing.assert_array_equal(dropout.key[...], before)
+    dropout.train()
+    assert (dropout(x) == 0).any()
+    assert thinned(0.0)(x) is x
+
+
+def test_the_gradient_of_dropout_passes_where_it_let_pass():
+    graph, state = nnx.split(thinned(0.5))
+    y, back = jax.vjp(lambda x: nnx.merge(graph, state, copy=True)(x), jnp.ones((4, 32)))
+    np.testing.assert_array_equal(back(jnp.ones_like(y))[0], y)
+    assert 0 < (y == 0).mean() < 1
+
+
+def test_images_of_another_size_than_the_net_was_made_for_are_refused():
+    layers.made_for(8, jnp.zeros((1, 8, 8, 3)))
+    for shape in ((1, 8, 9, 3), (1, 9, 8, 3), (1, 4, 4, 3)):
+        with pytest.raises(BadInput, match=r"this net is made for 8x8 pixels"):
+            layers.made_for(8, jnp.zeros(shape))

@@ -11,7 +11,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, Point, points, silent
-from gradflow.nets import residual
+from gradflow.nets import alexnet, cnn, mlp, residual
 
 
 class Family(NamedTuple):
@@ -26,6 +26,10 @@ class Family(NamedTuple):
 NETS = {
     "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None), depth=18),
     "residual": Family(residual.residual, residual.check, depth=18),
+    "mlp": Family(mlp.mlp, functools.partial(mlp.check, shortcut=None), depth=8),
+    "residual_mlp": Family(mlp.residual_mlp, mlp.check, depth=8),
+    "cnn": Family(cnn.cnn, cnn.check, depth=4),
+    "alexnet": Family(alexnet.alexnet, alexnet.check, depth=8, image=227),
 }
 
 
@@ -62,6 +66,8 @@ def build(
     """
     if "image" in settings(name):
         given["image"] = usual_image(name, **given)[0] if image is None else image
+    if "depth" in settings(name):
+        given.setdefault("depth", NETS[name].depth)
     check(name, **given)
     return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
 

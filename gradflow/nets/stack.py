@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow.arrays import Maps
 from gradflow.hooks import Hook, scan
 from gradflow.layers import KEPT
 
@@ -17,7 +16,7 @@ from gradflow.layers import KEPT
 LEAST = 19
 
 
-def through(units: Mapping[str, nnx.Module], x: Maps, hook: Hook) -> Maps:
+def through(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> jax.Array:
     """`x` sent through the units, `x = unit(x, hook, name)`, in order; `LEAST` equal
     neighbours or more are scanned.
 
@@ -40,7 +39,7 @@ def _kind(graph, state) -> tuple[Any, ...]:
     return graph, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
 
 
-def _scanned(graph, units: Mapping[str, tuple[nnx.Module, Any]], x: Maps, hook: Hook) -> Maps:
+def _scanned(graph, units: Mapping[str, tuple[nnx.Module, Any]], x: jax.Array, hook: Hook) -> jax.Array:
     def body(hook, x, state):
         unit = nnx.merge(graph, state, copy=True)
         return unit(x, hook, ""), nnx.as_pure(nnx.state(unit, nnx.BatchStat))

@@ -1,0 +1,120 @@
+"""The four-layer net on which Krizhevsky et al. 2012 (NIPS) try their ideas on CIFAR-10 before ImageNet.
+
+| layer | kernel / stride / padding | maps | output for 32 pixels |
+|---|---|---|---|
+| conv1, max pool | 5x5 / 1 / 2, 3x3 / 2 | 32 | 16x16 |
+| conv2, average pool | 5x5 / 1 / 2, 3x3 / 2 | 32 | 8x8 |
+| conv3, average pool | 5x5 / 1 / 2, 3x3 / 2 | 64 | 4x4 |
+| head | fully connected | | classes |
+
+The paper says "four-layer convolutional network" and no more: figure 1 compares ReLU and tanh on it without any
+regularisation, section 3.3 local response normalisation. Kernels, maps and pools are those of its author's published
+cuda-convnet (layers-18pct); the constants of the normalisation are the paper's for ImageNet.
+"""
+
+import jax
+from flax import nnx
+
+from gradflow.arrays import Images, Logits
+from gradflow.errors import BadInput, choose
+from gradflow.hooks import Hook, silent
+from gradflow.layers import Atoms, Dropout, average_pool, local_response_normalisation, made_for, max_pool
+
+FAMILIES = ("cifar",)
+DEPTH, WIDTH = 4, 32
+MAPS = (1, 1, 2)  # of each convolution, in units of the width
+POOLS = (max_pool, average_pool, average_pool)
+POOLINGS = {"overlapping": 3, "plain": 2}  # the side of the windows, which lie 2 apart
+LEAST = 8  # pixels a side: three pools, each of which halves
+
+
+class Net(nnx.Module):
+    """Three times convolution, activation, pool; then the classifier. Raises `BadInput` for images of another size."""
+
+    def __init__(self, classes, channels, image, width, lrn, pooling, dropout, atoms, rngs, side):
+        self.image, self.lrn, self.window, self.activation = image, lrn, POOLINGS[pooling], atoms.activation
+        for layer, maps in enumerate(MAPS, start=1):
+            setattr(self, f"conv{layer}", atoms.convolution(channels, maps * width, 5, bias=0.0, rngs=rngs))
+            setattr(self, f"norm{layer}", atoms.normalisation(maps * width, rngs=rngs))
+            channels = maps * width
+        self.dropout = Dropout(dropout, rngs=side)
+        self.head = atoms.linear((image // 8) ** 2 * channels, classes, rngs=rngs)
+
+    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+        """Logits; `hook(name, x)` is called at every point of the spine."""
+        made_for(self.image, images)
+        x = images
+        for layer, pool in enumerate(POOLS, start=1):
+            convolution, norm = getattr(self, f"conv{layer}"), getattr(self, f"norm{layer}")
+            x = self.activation(hook(f"conv{layer}", norm(convolution(x))))
+            # Windows that overlap reach over the edge, so that maps get half as wide either way.
+            x = pool(x, self.window, 2, partial=self.window == 3)
+            if self.lrn and layer < 3:
+                x = local_response_normalisation(x)
+        return hook("head", self.head(self.dropout(x.reshape(len(x), -1))))
+
+
+def check(
+    *,
+    depth: int = DEPTH,
+    family: str = "cifar",
+    image: int = 32,
+    width: int | None = None,
+    lrn: bool | None = None,
+    dropout: float | None = None,
+    pooling: str | None = None,
+    **atoms,
+) -> None:
+    """Raises `BadInput` with the legal values for anything that `cnn` would not build; builds nothing."""
+    if depth != DEPTH:
+        raise BadInput(f"net 'cnn' has no depth {depth}: it has {DEPTH} weighted layers")
+    choose("family", family, FAMILIES)
+    choose("pooling", pooling or "overlapping", POOLINGS)
+    for name, value, least in (("image", image, LEAST), ("width", width, 1)):
+        if value is not None and value < least:
+            raise BadInput(f"{name} {value} is not legal: it must be at least {least}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    Atoms(**atoms)
+
+
+def cnn(
+    *,
+    classes: int,
+    channels: int,
+    depth: int = DEPTH,
+    seed: int | jax.Array = 0,
+    family: str = "cifar",
+    image: int = 32,
+    width: int | None = None,
+    lrn: bool | None = None,
+    dropout: float | None = None,
+    pooling: str | None = None,
+    normalisation: str = "none",
+    activation: str = "relu",
+    initialisation: str = "he",
+    dtype=None,
+) -> Net:
+    """The net for images of `image` pixels a side; `width` is the number of maps of its first layer (32).
+
+    As in figure 1 there is no regularisation unless asked for: local response normalisation (`lrn`, after the first
+    two pools) and `dropout` (before the classifier) are off. `pooling` is overlapping (3x3 windows, 2 apart) or plain
+    (2x2). `dtype` is that of the convolutions (None: that of the parameters). Raises `BadInput` for what is not legal.
+    """
+    check(depth=depth, family=family, image=image, width=width, lrn=lrn, dropout=dropout, pooling=pooling)
+    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    key = jax.random.key(seed)
+    # Dropout draws from a stream of its own, so that the weights do not depend on it.
+    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+    return Net(
+        classes,
+        channels,
+        image,
+        width or WIDTH,
+        bool(lrn),
+        pooling or "overlapping",
+        dropout or 0.0,
+        atoms=atoms,
+        rngs=rngs,
+        side=side,
+    )
