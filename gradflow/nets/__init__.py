@@ -10,7 +10,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, Point, points, silent
-from gradflow.nets import residual
+from gradflow.nets import googlenet, nin, residual, vgg
 
 
 class Family(NamedTuple):
@@ -25,6 +25,9 @@ class Family(NamedTuple):
 NETS = {
     "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None), depth=18),
     "residual": Family(residual.residual, residual.check, depth=18),
+    "nin": Family(nin.nin, nin.check, depth=9),
+    "vgg": Family(vgg.vgg, vgg.check, depth=16),
+    "googlenet": Family(googlenet.googlenet, googlenet.check, depth=22),
 }
 
 
