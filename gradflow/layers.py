@@ -249,7 +249,9 @@ class Identity(nnx.Module):
         return x
 
 
-def normalisation(name: str, channels: int, *, dtype=None, rngs: nnx.Rngs) -> Callable[[jax.Array], jax.Array]:
+def normalisation(
+    name: str, channels: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs
+) -> Callable[[jax.Array], jax.Array]:
     """The normalisation called `name` over `channels` channels, with scale and shift.
 
     `batch`: over batch and pixels. `group`: at most 32 groups of at least 4 channels (Wu and He 2018). `layer`: one
@@ -258,9 +260,9 @@ def normalisation(name: str, channels: int, *, dtype=None, rngs: nnx.Rngs) -> Ca
     if name == "none":
         return Identity()
     if name == "batch":
-        return BatchNorm(channels, dtype=dtype)
+        return BatchNorm(channels, epsilon=epsilon, dtype=dtype)
     groups = 1 if name == "layer" else math.gcd(channels, min(32, max(1, channels // 4)))
-    return nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 class Atoms:
@@ -285,6 +287,6 @@ class Atoms:
         """A `Linear` of this net."""
         return Linear(channels_in, channels_out, initialisation=self.initialisation, bias=bias, rngs=rngs)
 
-    def normalisation(self, channels: int, *, rngs) -> Callable[[jax.Array], jax.Array]:
+    def normalisation(self, channels: int, *, rngs, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
         """A normalisation of this net over `channels` channels."""
-        return normalisation(self.normalisation_name, channels, dtype=self.dtype, rngs=rngs)
+        return normalisation(self.normalisation_name, channels, epsilon=epsilon, dtype=self.dtype, rngs=rngs)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput, choose
 from gradflow.hooks import Hook, Point, points, silent
-from gradflow.nets import alexnet, cnn, mlp, residual
+from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 
 
 class Family(NamedTuple):
@@ -30,6 +30,9 @@ NETS = {
     "residual_mlp": Family(mlp.residual_mlp, mlp.check, depth=8),
     "cnn": Family(cnn.cnn, cnn.check, depth=4),
     "alexnet": Family(alexnet.alexnet, alexnet.check, depth=8, image=227),
+    "nin": Family(nin.nin, nin.check, depth=9),
+    "vgg": Family(vgg.vgg, vgg.check, depth=16),
+    "googlenet": Family(googlenet.googlenet, googlenet.check, depth=22),
 }
 
 

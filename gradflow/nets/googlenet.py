@@ -1,0 +1,278 @@
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842): nine Inception modules, and classifiers on the way to the last one.
+
+A module looks at the same maps through filters of several sizes at once and stacks what they see; 1x1 convolutions
+before the larger filters keep that affordable (figure 2). Two auxiliary classifiers, on the maps of modules 4a and 4d,
+send gradient into the middle of the net while it trains (section 5).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow.arrays import Heads, Images, Logits, Maps
+from gradflow.errors import BadInput, choose
+from gradflow.hooks import Hook, silent
+from gradflow.layers import Atoms, Dropout, average_pool, local_response_normalisation, max_pool
+
+FAMILIES = ("cifar", "imagenet")
+VARIANTS = ("paper", "naive", "torchvision")
+# Table 1: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
+MODULES = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+AUXILIARY = {"4a": "auxiliary1", "4d": "auxiliary2"}
+AUXILIARY_WEIGHT, AUXILIARY_CONVOLUTION, AUXILIARY_HIDDEN, AUXILIARY_SIDE = 0.3, 128, 1024, 4
+DROPOUT, AUXILIARY_DROPOUT = 0.4, 0.7
+WIDTH = 64
+TOTAL_STRIDE = {"cifar": 4, "imagenet": 32}
+
+
+def depth_of(variant: str) -> int:
+    """Weighted layers from the input to the logits: a module is two deep, a naive one has no reductions and is one."""
+    return 4 + len(MODULES) * (1 if variant == "naive" else 2)
+
+
+def add(net, name: str, channels_in: int, channels: int, kernel: int, stride: int = 1, *, atoms, epsilon, rngs) -> int:
+    """Gives `net` the convolution `name` and its normalisation; returns the channels of its output."""
+    bias = 0.0 if atoms.normalisation_name == "none" else None  # a norm's shift stands in for it
+    setattr(net, name, atoms.convolution(channels_in, channels, kernel, stride, bias=bias, rngs=rngs))
+    setattr(net, f"{name}_norm", atoms.normalisation(channels, epsilon=epsilon, rngs=rngs))
+    return channels
+
+
+def layer(net, name: str, x: Maps, hook: Hook, prefix: str = "") -> Maps:
+    """What the convolution `name` of `net` makes of x, normalised and activated; the hook sees it before activation."""
+    return net.activation(hook(prefix + name, getattr(net, f"{name}_norm")(getattr(net, name)(x))))
+
+
+def average_parts(x: Maps, parts: int) -> Maps:
+    """The mean of each of `parts` x `parts` parts, as equal as can be; they share pixels where the side is no multiple.
+
+    `(batch, height, width, channel)` to `(batch, parts, parts, channel)`.
+    """
+    for axis in (1, 2):
+        side = x.shape[axis]
+        cuts = [(part * side // parts, -(-(part + 1) * side // parts)) for part in range(parts)]
+        means = [jnp.mean(jax.lax.slice_in_dim(x, *cut, axis=axis), axis) for cut in cuts]
+        x = jnp.stack(means, axis)
+    return x
+
+
+class Inception(nnx.Module):
+    """One module: `(batch, height, width, in)` to `(batch, height, width, out)`, out being all branches together.
+
+    Naive (figure 2a), the larger filters see all input maps, and the pooled maps are passed on as they are: the module
+    has all its input's channels and its own on top.
+    """
+
+    def __init__(self, channels_in: int, widths: tuple[int, ...], variant: str, atoms, **more):
+        one, reduced3, three, reduced5, five, projected = widths
+        large = 3 if variant == "torchvision" else 5
+        self.naive, self.activation = variant == "naive", atoms.activation
+        more |= {"atoms": atoms}
+        if not self.naive:
+            add(self, "3x3_reduce", channels_in, reduced3, 1, **more)
+            add(self, "5x5_reduce", channels_in, reduced5, 1, **more)
+            add(self, "pool_projection", channels_in, projected, 1, **more)
+        add(self, "1x1", channels_in, one, 1, **more)
+        add(self, "3x3", channels_in if self.naive else reduced3, three, 3, **more)
+        add(self, "5x5", channels_in if self.naive else reduced5, five, large, **more)
+        self.channels = one + three + five + (channels_in if self.naive else projected)
+
+    def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
+        """The maps of all branches: those of 1x1, 3x3, 5x5 and pooling."""
+        prefix, pooled = f"{name}/", max_pool(x, 3, 1, padding=1)
+        # Reductions first: what stands behind them is a layer deeper than what stands beside them.
+        reduced3 = x if self.naive else layer(self, "3x3_reduce", x, hook, prefix)
+        reduced5 = x if self.naive else layer(self, "5x5_reduce", x, hook, prefix)
+        one = layer(self, "1x1", x, hook, prefix)
+        pooled = pooled if self.naive else layer(self, "pool_projection", pooled, hook, prefix)
+        three = layer(self, "3x3", reduced3, hook, prefix)
+        five = layer(self, "5x5", reduced5, hook, prefix)
+        return hook(name, jnp.concatenate([one, three, five, pooled], axis=-1))
+
+
+class Auxiliary(nnx.Module):
+    """A classifier on the way: average pool, a 1x1 convolution, a hidden layer, dropout, logits (section 5).
+
+    The paper averages windows of 5x5 with stride 3, which makes 4x4 of 14x14 maps; with `parts` the maps are averaged
+    in that many parts a side, which small maps have too.
+    """
+
+    def __init__(self, channels_in, side, parts, scaled, classes, dropout, atoms, rngs, dropout_rngs, epsilon):
+        self.parts, self.activation = parts, atoms.activation
+        more: dict[str, Any] = {"atoms": atoms, "epsilon": epsilon, "rngs": rngs}
+        width = add(self, "conv", channels_in, scaled(AUXILIARY_CONVOLUTION), 1, **more)
+        pixels = (parts or (side - 5) // 3 + 1) ** 2
+        self.fc = atoms.linear(pixels * width, scaled(AUXILIARY_HIDDEN), rngs=rngs)
+        self.head = atoms.linear(scaled(AUXILIARY_HIDDEN), classes, rngs=rngs)
+        self.dropout = Dropout(dropout, rngs=dropout_rngs)
+
+    def __call__(self, x: Maps, hook: Hook, name: str) -> Logits:
+        """Logits."""
+        x = average_parts(x, self.parts) if self.parts else average_pool(x, 5, 3)
+        x = layer(self, "conv", x, hook, f"{name}/")
+        x = self.activation(hook(f"{name}/fc", self.fc(x.reshape(len(x), -1))))
+        return hook(f"{name}/head", self.head(self.dropout(x)))
+
+
+class Net(nnx.Module):
+    """Stem, nine modules, global average pool, classifier; while training also the auxiliary classifiers' answers.
+
+    The imagenet family's stem is that of table 1: a 7x7 layer of stride 2, a pool, a 1x1 and a 3x3 layer, a pool. The
+    cifar family's has a 3x3 layer of stride 1 in the place of the first and no pools. Raises `BadInput` for images that
+    are too small, or not those that the auxiliary classifiers are made for.
+    """
+
+    def __init__(self, classes, channels, family, variant, width, lrn, dropout, auxiliary, image, atoms, rngs, side):
+        self.imagenet, self.variant, self.lrn = family == "imagenet", variant, lrn
+        self.least, self.image = TOTAL_STRIDE[family], image if auxiliary else None
+        self.activation, self.dtype = atoms.activation, atoms.dtype
+        self.deterministic = False  # what Flax's train() and eval() set
+        scaled = lambda given: max(1, round(given * width / WIDTH))  # noqa: E731
+        more: Any = {"atoms": atoms, "epsilon": 1e-3 if variant == "torchvision" else 1e-5, "rngs": rngs}
+        now = add(self, "conv1", channels, scaled(64), *((7, 2) if self.imagenet else (3, 1)), **more)
+        now = add(self, "conv2_reduce", now, scaled(64), 1, **more)
+        now = add(self, "conv2", now, scaled(192), 3, **more)
+        # The auxiliary classifiers too draw from the side, so that the others' weights do not depend on them.
+        auxiliary_more = more | {"rngs": side, "dropout_rngs": side, "scaled": scaled, "classes": classes}
+        pixels = _side_at_module_4(image, self.imagenet)
+        parts = None if self.imagenet and variant != "torchvision" else min(AUXILIARY_SIDE, pixels)
+        for module, widths in MODULES.items():
+            inception = Inception(now, tuple(map(scaled, widths)), variant, **more)
+            setattr(self, f"inception{module}", inception)
+            now = inception.channels
+            if auxiliary and module in AUXILIARY:
+                rate = AUXILIARY_DROPOUT if dropout is None else dropout
+                classifier = Auxiliary(now, pixels, parts, dropout=rate, **auxiliary_more)
+                setattr(self, AUXILIARY[module], classifier)
+        self.dropout = Dropout(DROPOUT if dropout is None else dropout, rngs=side)
+        self.head = atoms.linear(now, classes, rngs=rngs)
+
+    def __call__(self, images: Images, hook: Hook = silent) -> Logits | Heads:
+        """Logits, or while training with auxiliary classifiers all `Heads`; `hook(name, x)` is called with the response
+        of every layer and with the output of every module.
+        """
+        self._check(images.shape[1:3])
+        auxiliary = []
+        x = self._stem(images, hook)
+        for module in MODULES:
+            if module in ("4a", "5a"):
+                window = 2 if self.variant == "torchvision" and module == "5a" else 3
+                x = max_pool(x, window, 2, partial=True)
+            x = getattr(self, f"inception{module}")(x, hook, f"inception{module}")
+            if self.image and not self.deterministic and module in AUXILIARY:
+                name = AUXILIARY[module]
+                auxiliary.append(getattr(self, name)(x, hook, name))
+        x = self.dropout(jnp.mean(x, axis=(1, 2)))
+        logits = hook("head", self.head(x))
+        return Heads(logits, tuple(auxiliary), AUXILIARY_WEIGHT) if auxiliary else logits
+
+    def _stem(self, x: Maps, hook: Hook) -> Maps:
+        normalise = local_response_normalisation if self.lrn else lambda x: x
+        pool = (lambda x: max_pool(x, 3, 2, partial=True)) if self.imagenet else lambda x: x
+        x = normalise(pool(layer(self, "conv1", x, hook)))
+        x = layer(self, "conv2", layer(self, "conv2_reduce", x, hook), hook)
+        return pool(normalise(x))
+
+    def _check(self, sides: tuple[int, ...]) -> None:
+        if min(sides) < self.least or (self.image and sides != (self.image, self.image)):
+            legal = f"it is made for {self.image}x{self.image}" if self.image else f"it needs at least {self.least}"
+            raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal} pixels a side")
+
+
+def _side_at_module_4(image: int, imagenet: bool) -> int:
+    return -(-image // 2) // 8 if imagenet else image // 2
+
+
+def check(
+    *,
+    depth: int | None = None,
+    family: str = "cifar",
+    variant: str = "paper",
+    width: int | None = None,
+    normalisation: str | None = None,
+    lrn: bool | None = None,
+    dropout: float | None = None,
+    auxiliary: bool | None = None,
+    image: int | None = None,
+    **atoms,
+) -> None:
+    """Raises `BadInput` with the legal values for anything that `googlenet` would not build; builds nothing."""
+    del lrn  # both are legal everywhere
+    choose("family", family, FAMILIES)
+    if depth not in (None, depth_of(choose("variant", variant, VARIANTS))):
+        raise BadInput(f"variant {variant!r} of googlenet has no depth {depth}: it has {depth_of(variant)}")
+    if width is not None and width < 1:
+        raise BadInput(f"width {width} is not legal: it must be at least 1")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    if image is not None:
+        _check_image(image, family, variant, auxiliary is not False)
+    Atoms(normalisation or "none", **atoms)
+
+
+def _check_image(image: int, family: str, variant: str, auxiliary: bool) -> None:
+    least, why = TOTAL_STRIDE[family], ""
+    if auxiliary and family == "imagenet" and variant != "torchvision":
+        least, why = 80, " with auxiliary classifiers, which average 5x5 windows of its sixteenth"
+    if image < least:
+        raise BadInput(
+            f"images of {image}x{image} pixels are too small for googlenet: it needs at least {least} a side{why}"
+        )
+
+
+def googlenet(
+    *,
+    depth: int | None = None,
+    classes: int,
+    channels: int,
+    seed: int | jax.Array = 0,
+    family: str = "cifar",
+    variant: str = "paper",
+    width: int | None = None,
+    normalisation: str | None = None,
+    activation: str = "relu",
+    initialisation: str = "glorot",
+    lrn: bool | None = None,
+    dropout: float | None = None,
+    auxiliary: bool | None = None,
+    image: int = 32,
+    dtype=None,
+) -> Net:
+    """GoogLeNet of 22 weighted layers (the only legal `depth` but for variant `naive`); the stem's first layer has
+    `width` channels (64), all others change in proportion.
+
+    Family `imagenet` is table 1, for images of 224. Family `cifar` has the same layers for small ones: maps get smaller
+    only before modules 4a and 5a. Variant `naive` has modules as in figure 2a, one layer deep: its depth is 13, and its
+    channels grow from 192 to 4944. Variant `torchvision` is what that library builds: 3x3 layers in the place of 5x5,
+    a 2x2 pool before 5a, auxiliary classifiers that see all pixels, and batch norm with epsilon 0.001.
+
+    `normalisation` stands between convolution and activation, in the place of the bias (None: the variant's own, which
+    is batch norm in torchvision and none elsewhere). `lrn` puts two local response normalisations into the stem (None:
+    yes, but not in torchvision or beside another normalisation). `dropout` is that before every classifier (None: the
+    paper's 0.4, and 0.7 in auxiliary ones). `auxiliary` classifiers (None: yes) answer while training only; each of
+    their losses counts 0.3. The paper does not say how it initialises; `glorot` is what its published twin for Caffe
+    does. `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not
+    legal.
+    """
+    rules: Any = {"family": family, "variant": variant, "dropout": dropout, "image": image}
+    check(depth=depth, width=width, auxiliary=auxiliary, **rules)
+    own = "batch" if variant == "torchvision" else "none"
+    atoms = Atoms(own if normalisation is None else normalisation, activation, initialisation, dtype)
+    if lrn is None:
+        lrn = variant != "torchvision" and atoms.normalisation_name == "none"
+    key = jax.random.key(seed)
+    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+    rules |= {"width": WIDTH if width is None else width, "auxiliary": auxiliary is not False, "lrn": lrn}
+    return Net(classes, channels, atoms=atoms, rngs=rngs, side=side, **rules)

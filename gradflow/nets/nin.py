@@ -1,0 +1,131 @@
+"""Network in Network (Lin, Chen and Yan 2013, arXiv:1312.4400): a convolution whose filter is itself a small network.
+
+Three mlpconv layers, each a convolution and a two-layer perceptron that slides along with it (two 1x1 convolutions),
+with pools and dropout between; the last has one map a class, and the mean of a map is the class's logit (section 3.2).
+The paper gives the structure; the widths and the initialisation are those of the authors' published CIFAR-10 net.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow.arrays import Images, Logits, Maps
+from gradflow.errors import BadInput, choose
+from gradflow.hooks import Hook, silent
+from gradflow.layers import Atoms, Dropout, average_pool, max_pool
+
+HEADS = ("pool", "fc")
+# The kernel of each mlpconv layer and the channels of its three parts; the last has one a class.
+MLPCONVS = ((5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192)))
+DEPTH = 9
+WIDTH = 192
+LEAST = 4  # pixels a side that leave one after two pools
+
+
+class Mlpconv(nnx.Module):
+    """A convolution `conv` and the perceptron `mlp1`, `mlp2` on the channels of every pixel, each with its activation:
+    `(batch, height, width, in)` to `(batch, height, width, out)`.
+    """
+
+    def __init__(self, channels_in: int, kernel: int, channels: tuple[int, ...], atoms: Atoms, rngs):
+        self.activation = atoms.activation
+        bias = 0.0 if atoms.normalisation_name == "none" else None  # a norm's shift stands in for it
+        for name, side, width in zip(("conv", "mlp1", "mlp2"), (kernel, 1, 1), channels, strict=True):
+            setattr(self, name, atoms.convolution(channels_in, width, side, bias=bias, rngs=rngs))
+            setattr(self, f"{name}_norm", atoms.normalisation(width, rngs=rngs))
+            channels_in = width
+
+    def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
+        """The maps after the last activation; its points have names that begin with `name`."""
+        for layer in ("conv", "mlp1", "mlp2"):
+            x = getattr(self, f"{layer}_norm")(getattr(self, layer)(x))
+            x = self.activation(hook(f"{name}/{layer}", x))
+        return x
+
+
+class Net(nnx.Module):
+    """Three mlpconv layers, the maps half as large from one to the next; the mean of each map, or a fully connected
+    layer. Raises `BadInput` for images that are too small, or not those that the fully connected layer is made for.
+    """
+
+    def __init__(self, classes, channels, width, head, dropout, image, atoms, rngs, side):
+        self.image, self.dtype = image if head == "fc" else None, atoms.dtype
+        mlpconvs = []
+        for kernel, widths in MLPCONVS:
+            widths = tuple(max(1, round(given * width / WIDTH)) for given in widths)
+            widths += (classes,) * (3 - len(widths))
+            mlpconvs.append(Mlpconv(channels, kernel, widths, atoms, rngs))
+            channels = widths[-1]
+        self.mlpconv1, self.mlpconv2, self.mlpconv3 = mlpconvs
+        self.dropout = Dropout(dropout, rngs=side)
+        if head == "fc":
+            self.head = atoms.linear((image // 2 // 2) ** 2 * classes, classes, rngs=rngs)
+
+    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+        """Logits; `hook(name, x)` is called with the response of every layer, and as `head` with the logits."""
+        sides = images.shape[1:3]
+        if min(sides) < LEAST or (self.image and sides != (self.image, self.image)):
+            legal = f"it is made for {self.image}x{self.image}" if self.image else f"it needs at least {LEAST} a side"
+            raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal}")
+        x = self.mlpconv1(images, hook, "mlpconv1")
+        x = self.dropout(max_pool(x, 3, 2, partial=True))
+        x = self.mlpconv2(x, hook, "mlpconv2")
+        x = self.dropout(average_pool(x, 3, 2, partial=True))
+        x = self.mlpconv3(x, hook, "mlpconv3")
+        x = jnp.mean(x, axis=(1, 2)) if self.image is None else self.head(x.reshape(len(x), -1))
+        return hook("head", x)
+
+
+def check(
+    *,
+    depth: int = DEPTH,
+    width: int | None = None,
+    head: str | None = None,
+    dropout: float | None = None,
+    image: int | None = None,
+    **atoms,
+) -> None:
+    """Raises `BadInput` with the legal values for anything that `nin` would not build; builds nothing."""
+    if depth != DEPTH:
+        raise BadInput(f"nin has no depth {depth}: it has {DEPTH}")
+    choose("head", head or "pool", HEADS)
+    if width is not None and width < 1:
+        raise BadInput(f"width {width} is not legal: it must be at least 1")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    if image is not None and image < LEAST:
+        raise BadInput(f"images of {image}x{image} pixels are too small for nin: it needs at least {LEAST} a side")
+    Atoms(**atoms)
+
+
+def nin(
+    *,
+    depth: int = DEPTH,
+    classes: int,
+    channels: int,
+    seed: int | jax.Array = 0,
+    width: int | None = None,
+    normalisation: str = "none",
+    activation: str = "relu",
+    initialisation: str = "normal(0.05)",
+    head: str | None = None,
+    dropout: float | None = None,
+    image: int = 32,
+    dtype=None,
+) -> Net:
+    """The CIFAR net of nine layers with weights; its first convolution has `width` channels (192), and all others but
+    the last change in proportion.
+
+    Head `pool` (None) is the paper's global average pooling; `fc` puts a fully connected layer in its place, from all
+    pixels of the class maps to the classes, all else being the same (section 4.6): a tenth layer, which `depth` does
+    not count. `dropout` is that between the mlpconv layers (None: the paper's 0.5). A `normalisation` stands between
+    convolution and activation, in the place of the bias. `dtype` is that of the computation (None: that of the
+    parameters, float32). Raises `BadInput` for what is not legal.
+    """
+    check(depth=depth, width=width, head=head, dropout=dropout, image=image)
+    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    key = jax.random.key(seed)
+    # Dropout draws from a stream of its own, so that the weights do not depend on it.
+    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+    width, dropout = WIDTH if width is None else width, 0.5 if dropout is None else dropout
+    return Net(classes, channels, width, head or "pool", dropout, image, atoms, rngs, side)
