@@ -24,13 +24,13 @@ def list_() -> int:
 
     print("experiments")
     for name, path in experiment.known().items():
-        print(f"  {name:14} {experiment.idea(path)}")
+        print(f"  {name:20} {experiment.idea(path)}")
     print("nets")
     for name in NETS:
-        own = [key for key in settings(name) if key not in ("classes", "channels", "seed", "dtype")]
-        print(f"  {name:14} {', '.join(own)}")
+        own = [key for key in settings(name) if key not in ("classes", "channels", "seed", "image", "dtype")]
+        print(f"  {name:20} {', '.join(own)}")
     print("data sets")
-    print(f"  {', '.join(EMBEDDED):14} embedded")
+    print(f"  {', '.join(EMBEDDED):20} embedded")
     print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
     return 0
 
