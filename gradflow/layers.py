@@ -59,7 +59,7 @@ class Convolution(nnx.Module):
         shape = (kernel, kernel, channels_in // groups, channels_out)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         if bias is not None:
-            self.bias = nnx.Param(jnp.full(channels_out, bias))
+            self.bias = nnx.Param(jnp.full(channels_out, bias, jnp.float32))
         self.biased, self.groups = bias is not None, groups
         self.stride, self.padding, self.dtype = stride, kernel // 2 if padding is None else padding, dtype
 
