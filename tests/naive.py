@@ -67,3 +67,57 @@ def signals(graph, params, rest, images, labels):
     nowhere = dict.fromkeys(values, False)
     cut = functools.partial(_cut, graph, params, rest, images, labels, values)
     return {name: np.asarray(cut(nowhere | {name: True})[name], np.float64) for name in values}
+
+
+def filled(name, seed=0, **settings):
+    """A net's structure, parameters and state, the parameters drawn by numpy instead of compiled initialisers: kernels
+    of variance 2 / fan-in, and biases and scales that are not all alike.
+    """
+    graph, params, rest = abstractly(lambda: nets.split(nets.build(name, **settings)))
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = random.standard_normal(leaf.shape, np.float32)
+        if path[-1].key == "kernel":
+            noise *= np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
+            return jnp.asarray(noise)
+        return jnp.asarray(float(path[-1].key == "scale") + 0.1 * noise)
+
+    def start(path, leaf):
+        return jnp.full(leaf.shape, float(path[-1].key == "variance"), leaf.dtype)
+
+    return graph, jax.tree_util.tree_map_with_path(draw, params), jax.tree_util.tree_map_with_path(start, rest)
+
+
+# Layers by hand
+
+
+def convolve(x, layer, stride=1):
+    """Half the kernel of zeros on every side, and the bias if there is one."""
+    kernel = layer["kernel"]
+    pad = kernel.shape[0] // 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=numbers)
+    return y + layer.get("bias", 0)
+
+
+def batch_norm(x, layer, epsilon=1e-5):
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / jnp.sqrt(variance + epsilon) * layer["scale"] + layer["bias"]
+
+
+def pool(x, window, stride, outputs, how, before=0):
+    """The largest or the mean of what windows hold, `outputs` a side; they may reach over the edges."""
+    after = max(0, (outputs - 1) * stride + window - before - x.shape[1])
+    edge = (before, after)
+    x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)), constant_values={"max": -jnp.inf, "mean": jnp.nan}[how])
+    reach = [slice(first, first + (outputs - 1) * stride + 1, stride) for first in range(window)]
+    parts = jnp.stack([x[:, rows, columns] for rows in reach for columns in reach])
+    return parts.max(0) if how == "max" else jnp.nanmean(parts, 0)
+
+
+def respond(x):
+    """Local response normalisation over five channels, channel by channel."""
+    last = x.shape[-1]
+    sums = [jnp.square(x[..., max(0, at - 2) : min(last, at + 3)]).sum(-1) for at in range(last)]
+    return x / (2 + 1e-4 * jnp.stack(sums, -1)) ** 0.75

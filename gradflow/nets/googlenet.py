@@ -91,14 +91,15 @@ class Inception(nnx.Module):
 
     def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The maps of all branches: those of 1x1, 3x3, 5x5 and pooling."""
-        prefix, pooled = f"{name}/", max_pool(x, 3, 1, padding=1)
-        # Reductions first: what stands behind them is a layer deeper than what stands beside them.
-        reduced3 = x if self.naive else layer(self, "3x3_reduce", x, hook, prefix)
-        reduced5 = x if self.naive else layer(self, "5x5_reduce", x, hook, prefix)
-        one = layer(self, "1x1", x, hook, prefix)
-        pooled = pooled if self.naive else layer(self, "pool_projection", pooled, hook, prefix)
-        three = layer(self, "3x3", reduced3, hook, prefix)
-        five = layer(self, "5x5", reduced5, hook, prefix)
+        pooled = max_pool(x, 3, 1, padding=1)
+        see = lambda branch, x: layer(self, branch, x, hook, f"{name}/")  # noqa: E731
+        # The 3x3 branch counts as the main path: a layer beside it has the position of what was last called on it.
+        if self.naive:
+            three, one, five = see("3x3", x), see("1x1", x), see("5x5", x)
+        else:
+            reduced3, reduced5 = see("3x3_reduce", x), see("5x5_reduce", x)
+            one, pooled = see("1x1", x), see("pool_projection", pooled)
+            three, five = see("3x3", reduced3), see("5x5", reduced5)
         return hook(name, jnp.concatenate([one, three, five, pooled], axis=-1))
 
 
