@@ -7,10 +7,11 @@ here is the direction of each paper's step.
 
 import gradflow as gf
 
+STEPS = 400  # what shorter trainings end with decides nothing
 BY = ("net", "depth", "normalisation")
 PRESETS = {
     "smoke": {"steps": 8, "seeds": 2, "batch": 16, "evaluations": 1},
-    "default": {"steps": 400, "seeds": 3, "batch": 64},
+    "default": {"steps": STEPS, "seeds": 3, "batch": 64},
     "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
 }
 NETS = (
@@ -31,6 +32,7 @@ CLAIMS = {
         "another data set",
         "final test error, cnn - mlp",
         "<",
+        steps=STEPS,
     ),
     "residual": gf.Claim(
         "the residual net beats the perceptron",
@@ -38,6 +40,7 @@ CLAIMS = {
         "another data set",
         "final test error, residual - mlp",
         "<",
+        steps=STEPS,
     ),
     "shortcut": gf.Claim(
         "the residual net beats its plain twin",
@@ -45,6 +48,7 @@ CLAIMS = {
         "20 layers: 8.75 % residual, plain not printed (CIFAR-10)",
         "final test error, residual - plain, 20 layers",
         "<",
+        steps=STEPS,
     ),
     "lean": gf.Claim(
         "GoogLeNet has a fraction of AlexNet's parameters",
