@@ -107,13 +107,17 @@ def batch_norm(x, layer, epsilon=1e-5):
 
 
 def pool(x, window, stride, outputs, how, before=0):
-    """The largest or the mean of what windows hold, `outputs` a side; they may reach over the edges."""
+    """The largest (of equals, the first) or the mean of what windows hold, `outputs` a side; they may reach over the
+    edges.
+    """
     after = max(0, (outputs - 1) * stride + window - before - x.shape[1])
     edge = (before, after)
     x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)), constant_values={"max": -jnp.inf, "mean": jnp.nan}[how])
     reach = [slice(first, first + (outputs - 1) * stride + 1, stride) for first in range(window)]
-    parts = jnp.stack([x[:, rows, columns] for rows in reach for columns in reach])
-    return parts.max(0) if how == "max" else jnp.nanmean(parts, 0)
+    parts = [x[:, rows, columns] for rows in reach for columns in reach]
+    if how == "mean":
+        return jnp.nanmean(jnp.stack(parts), 0)
+    return functools.reduce(lambda best, other: jnp.where(best >= other, best, other), parts)
 
 
 def respond(x):

@@ -89,16 +89,33 @@ def test_the_net_is_what_one_writes_by_hand(head, normalisation, image, sides):
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point():
-    images, labels = digits(6)
+@pytest.fixture(scope="module")
+def small():
+    """The paper's net on digits, and the compiled training pass."""
+    images, labels = digits(32)
     graph, params, rest = filled("nin", classes=10, channels=1, width=8, dropout=0.0, image=8)
     points = nets.points_of(nets.nnx.merge(graph, params, rest), images.shape[1:])
-    readings = jax.jit(lambda *arrays: gradients(graph, points, *arrays)[1])(params, rest, images, labels)
-    theirs = signals(graph, params, rest, images, labels)
+    run = jax.jit(lambda params: gradients(graph, points, params, rest, images, labels))
+    return graph, params, rest, images, labels, run
+
+
+def test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point(small):
+    *net, images, labels, run = small
+    readings, theirs = run(net[1])[1], signals(*net, images, labels)
     assert list(readings) == sorted(theirs)
     assert len(theirs) == 10
     for name, gradient in theirs.items():
         np.testing.assert_allclose(readings[name], np.linalg.norm(gradient), rtol=1e-4, err_msg=name)
+
+
+def test_thirty_steps_learn_a_batch_of_digits(small):
+    _, params, *_, run = small
+    losses = []
+    for _ in range(30):
+        gradient, *_, value, _ = run(params)
+        params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient)
+        losses.append(float(value))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
 
 
 def test_dropout_changes_no_weight_and_acts_while_training_between_the_mlpconvs():
@@ -158,7 +175,11 @@ def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():
     assert all(0 < norm < 1e6 for norm in jax.tree.leaves(norms))
 
 
-def test_it_learns_the_digits():
-    run = gf.Run(net="nin", width=32, batch=32, steps=30, evaluations=0, dropout=0.0)
-    losses = [reading.loss for reading in gf.train(run)]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+def test_a_run_takes_its_settings():
+    run = gf.Run(net="nin", head="fc", dropout=0.0, width=24)
+    assert run.depth == 9
+    assert {name: run.net_settings[name] for name in ("head", "dropout", "width")} == {
+        "head": "fc", "dropout": 0.0, "width": 24
+    }  # fmt: skip
+    with pytest.raises(BadInput, match="has no setting 'variant'"):
+        gf.Run(net="nin", variant="naive")

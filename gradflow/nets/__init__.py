@@ -89,8 +89,11 @@ def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]
     return graph, _plain(params), _plain(rest)
 
 
-def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[jax.Array, Any]:
-    """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics."""
+def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[Any, Any]:
+    """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
+
+    While it trains a net with auxiliary classifiers has `arrays.Heads` in the place of logits.
+    """
     # Without the copy, batch norm would write into variables of an outer trace.
     net = nnx.merge(graph, params, rest, copy=True)
     net.train() if train else net.eval()
