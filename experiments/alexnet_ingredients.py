@@ -54,7 +54,7 @@ CLAIMS = {
 }
 CLAIMS |= {
     name: gf.Claim(
-        f"{name} lower the test error" if name.endswith("s") else f"{name} lowers the test error",
+        f"with {name} the test error is lower",
         f"{PAPER}, section {section}",
         paper,
         "final test error, with - without",

@@ -50,14 +50,6 @@ CLAIMS = {
         "<",
         steps=STEPS,
     ),
-    "lean": gf.Claim(
-        "GoogLeNet has a fraction of AlexNet's parameters",
-        "Szegedy et al. 2014, section 1",
-        "12 times fewer (ImageNet forms)",
-        "parameters, googlenet / alexnet, small forms",
-        "<",
-        0.5,
-    ),
     "flat": gf.Claim(
         "over its depth the residual net's gradient changes less at step 1 than VGG's",
         "He et al. 2016, equation 5",
@@ -86,7 +78,6 @@ def verdict(table):
         "convolutions": gf.difference(of(error, "cnn"), of(error, "mlp")),
         "residual": gf.difference(of(error, "residual"), of(error, "mlp")),
         "shortcut": gf.difference(of(error, "residual"), of(error, "plain")),
-        "lean": {seed: one / of(size, "alexnet")[seed] for seed, one in of(size, "googlenet").items()},
         "flat": gf.difference(decades["residual"], decades["vgg"]),
     }
     findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
