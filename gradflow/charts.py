@@ -13,6 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from gradflow import drawing
 
+OTHERS = ("vgg", "nin", "googlenet", "mlp")  # whose colours things have that are no nets
 # Label to its numbers, one a seed; nan for a seed that gave none.
 Numbers = Mapping[str, Sequence[float]]
 
@@ -40,11 +41,11 @@ def dots(
         for place, (label, numbers) in enumerate(rows.items()):
             values = np.asarray(numbers, float)
             values = values[np.isfinite(values)]
-            colour = _colour(label, place)
+            colour = _colour(label)
             ax.plot(values, np.full(len(values), place), "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
             mean = np.mean(values) if len(values) else np.nan
             ax.plot([mean], [place], "|", color=colour, markersize=13, markeredgewidth=2.2)
-            words = f"{mean:.3g}" if len(values) else "no number"
+            words = "no number" if not len(values) else f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
             ax.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
         if limits and name in limits:
             ax.axvline(limits[name], color=drawing.GREY, linestyle=(0, (4, 2)), linewidth=1.2)
@@ -97,7 +98,7 @@ def lines(
     return figure
 
 
-def _colour(label: str, place: int) -> Any:
-    """That of the net which the label names, or else one of the palette by its place."""
-    named = [net for net in drawing.NET_COLOURS if label.split(",")[0].split(" ")[0].split("-")[0] == net]
-    return drawing.shade(named[0]) if named else drawing.shade(list(drawing.NET_COLOURS)[place % 5])
+def _colour(label: str, place: int = 0) -> Any:
+    """That of the net which the label names, or else one by its place that is neither plain's nor residual's."""
+    named = label.split(",")[0].split(" ")[0].split("-")[0]
+    return drawing.shade(named if named in (*drawing.NET_COLOURS, "mlp") else OTHERS[place % len(OTHERS)])

@@ -502,3 +502,53 @@ def test_an_image_folder_without_images(tmp_path):
     (tmp_path / "train/ant").mkdir(parents=True)
     (tmp_path / "test/ant").mkdir(parents=True)
     refused(tmp_path, "holds no data set", "train/<class>/*.png")
+
+
+def test_shuffled_images_have_their_pixels_in_one_and_the_same_other_order():
+    plain, shuffled = data.load("digits"), data.load("digits", shuffle=True)
+    for before, after in ((plain.train_images, shuffled.train_images), (plain.test_images, shuffled.test_images)):
+        rows, others = before.reshape(len(before), -1), after.reshape(len(after), -1)
+        assert not np.array_equal(rows, others)
+        np.testing.assert_array_equal(np.sort(rows, axis=1), np.sort(others, axis=1))
+    # The order: where each pixel went, found from images that have one bright pixel each.
+    single = np.zeros((64, 8, 8, 2), np.uint8)
+    single.reshape(64, 64, 2)[np.arange(64), np.arange(64)] = (1, 2)
+    moved = data._shuffle(single).reshape(64, 64, 2)
+    assert (moved.sum(axis=1) == (1, 2)).all()
+    went = moved[:, :, 0].argmax(axis=1)
+    assert sorted(went) == list(range(64))
+    assert (moved[np.arange(64), went] == (1, 2)).all()  # the channels of a pixel stay together
+    rows = plain.train_images.reshape(-1, 64)
+    np.testing.assert_array_equal(shuffled.train_images.reshape(-1, 64)[:, went], rows)
+
+
+def test_shifts_of_colour_are_along_the_principal_components():
+    images = np.random.default_rng(0).integers(0, 256, (600, 5, 5, 3), np.uint8)
+    images[..., 1] = images[..., 0] // 2 + images[..., 1] // 8
+    deviation = np.array([0.5, 2.0, 1.0], np.float32)
+    matrix = data.colours(images, deviation).astype(np.float64)
+    covariance = np.cov(images.reshape(-1, 3).T / 255, bias=True)
+    # M = 0.1 P L / deviation, so M M^T is a hundredth of the squared covariance, scaled.
+    wanted = 0.01 * covariance @ covariance / np.outer(deviation, deviation)
+    np.testing.assert_allclose(matrix @ matrix.T, wanted, rtol=1e-4)
+    normal = jnp.asarray(np.random.default_rng(1).normal(size=(2000, 4, 4, 3)), jnp.float32)
+    shift = np.asarray(
+        data.augment(jax.random.key(0), normal, transforms=("colour",), colours=jnp.asarray(matrix, jnp.float32))
+        - normal
+    )
+    np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1], shift.shape), atol=1e-5)
+    np.testing.assert_allclose(np.cov(shift[:, 0, 0].T), wanted, rtol=0.2, atol=1e-5)
+
+
+def test_each_transform_is_done_alone_where_only_that_is_asked_for():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(40, 6, 6, 1)), jnp.float32)
+    mirrored = np.asarray(data.augment(jax.random.key(1), images, transforms=("mirror",)))
+    same = (mirrored == images).all(axis=(1, 2, 3))
+    turned = (mirrored == np.asarray(images)[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same | turned).all()
+    assert 5 < same.sum() < 35
+    crops = np.asarray(data.augment(jax.random.key(1), images, pad=2, transforms=("crop",)))
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    for image, crop in zip(padded, crops, strict=True):
+        places = [image[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
+        assert any(np.array_equal(crop, place) for place in places)

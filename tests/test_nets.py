@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import DIGITS, abstractly, build, digits
+from naive import signals as naive_signals
 
 from gradflow import initialisers, layers, nets, optim
 from gradflow.errors import BadInput
@@ -300,3 +301,47 @@ def test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax():
     training = Training(net, DIGITS, optim.optimiser("sgd", optim.schedule("constant", 0.05, 2), 0.9, 0.0), batch=16)
     here = [read(net, *digits(8)), *training.readings(training.start(net, 0), 0, 2)]
     assert said["losses"] == pytest.approx([reading.loss for reading in here], rel=1e-5)
+
+
+# Twins that break a rule of He 2015, section 3.3
+
+
+def test_a_net_that_pools_has_the_weights_and_the_shapes_of_the_one_that_strides():
+    strided, pooled = build(depth=14, shortcut="A"), build(depth=14, shortcut="A", pooling="max")
+    for (name, one), other in zip(flat(strided).items(), flat(pooled).values(), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    shapes = [{p.name: p.shape for p in nets.points_of(net, (8, 8, 1))} for net in (strided, pooled)]
+    ends = [name for name in shapes[0] if "/conv" in name or name == "head"]
+    assert {name: shapes[0][name] for name in ends} == {name: shapes[1][name] for name in ends}
+    assert shapes[1]["block03"] == (1, 4, 4, 4)  # pooled before the unit: the point is where both paths meet
+
+
+def test_a_net_that_does_not_widen_has_the_parameters_of_its_table():
+    # Stem, six units of two 3x3 layers, thirteen norms of scale and shift, head.
+    assert count("residual", depth=14, width=5, widen=False) == 27 * 5 + 12 * 9 * 25 + 13 * 2 * 5 + 5 * 10 + 10
+
+
+def test_hidden_layers_add_the_parameters_of_their_table():
+    more = count("residual", depth=8, width=4, head="fc") - count("residual", depth=8, width=4)
+    assert more == (16 * 64 + 64) + (64 * 64 + 64) + 64 * 10 - 16 * 10
+
+
+@pytest.mark.parametrize("broken", [{"pooling": "max"}, {"head": "fc"}, {"widen": False}])
+def test_a_net_that_breaks_a_rule_is_recorded_like_any_other(broken):
+    net = build(**broken)
+    graph, params, rest = nets.split(net)
+    images, labels = digits(6)
+    values = read(net, images, labels).values["activation_gradient_norm"]
+    signals = naive_signals(graph, params, rest, images, labels)
+    for name, norm in values.items():
+        assert norm == pytest.approx(6**0.5 * np.linalg.norm(signals[name]), rel=1e-3), name
+
+
+def test_hidden_layers_forget_at_random_while_training_alone():
+    graph, params, rest = nets.split(build(head="fc", dropout=0.5, normalisation="none"))
+    images = digits(4)[0]
+    once, moved = nets.apply(graph, params, rest, images)
+    again, _ = nets.apply(graph, params, moved, images)
+    assert not np.allclose(once, again)
+    calm = [nets.apply(graph, params, state, images, train=False)[0] for state in (rest, moved)]
+    np.testing.assert_array_equal(*calm)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -236,3 +237,40 @@ def test_the_regime_is_the_side_on_which_the_fitted_slope_lies(halves, name):
 def test_the_regime_is_undecided_where_nothing_can_be_fitted():
     dead = table().assign(value=0.0)
     assert set(gf.regimes(dead)) == {"undecided"}
+
+
+def settings_table(columns: Any) -> Any:
+    return pd.DataFrame(columns)
+
+
+def test_runs_are_told_apart_by_any_setting_also_one_left_to_the_net():
+    frame = settings_table(
+        {
+            "run": list("aabb"),
+            "lrn": [True, True, None, None],
+            "seed": 0,
+            "steps": 2,
+            "step": [1, 2, 1, 2],
+            "quantity": "test_error",
+            "layer": "",
+            "value": [0.5, 0.2, 0.9, 0.4],
+            "status": "done",
+            "parameters": [7, 7, 8, 8],
+        }
+    )
+    error = gf.final_error(frame, "test_error", by=("lrn",))
+    assert gf.per_seed(error, lrn=True) == {0: 0.2}
+    assert gf.per_seed(error, lrn="") == {0: 0.4}
+    assert gf.per_seed(gf.setting(frame, "parameters", by=("lrn",)), lrn="") == {0: 8.0}
+    assert gf.per_seed(gf.at(frame, "test_error", "", step=1, by=("lrn",)), lrn=True) == {0: 0.5}
+
+
+def test_the_first_step_below_a_mark_is_that_of_the_running_mean():
+    values = [0.9, 0.1, 0.8, 0.3, 0.1, 0.1]
+    frame = settings_table(
+        {"run": "a", "net": "n", "seed": 3, "step": range(1, 7), "quantity": "train_error", "value": values}
+    )
+    by = ("net",)
+    assert gf.per_seed(gf.first_step(frame, "train_error", 0.25, 1, by), net="n") == {3: 2.0}
+    assert gf.per_seed(gf.first_step(frame, "train_error", 0.25, 2, by), net="n") == {3: 5.0}
+    assert np.isnan(gf.per_seed(gf.first_step(frame, "train_error", 0.05, 2, by), net="n")[3])
