@@ -45,7 +45,8 @@ CLAIMS = {
         f"ReLU reaches 25 % training error in fewer steps than {other}",
         f"{PAPER}, section 3.1, figure 1",
         paper,
-        f"steps to a training error of 25 % (mean of {WINDOW} batches), {other} / relu, each at its best rate; a net that does not arrive counts with all its steps",
+        f"steps to a training error of 25 % (mean of {WINDOW} batches), {other} / relu, each at its best rate; "
+        "a net that does not arrive counts with all its steps",
         ">",
         1.0,
         steps=STEPS,
