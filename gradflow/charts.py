@@ -45,7 +45,7 @@ def dots(
             ax.plot(values, np.full(len(values), place), "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
             mean = np.mean(values) if len(values) else np.nan
             ax.plot([mean], [place], "|", color=colour, markersize=13, markeredgewidth=2.2)
-            words = "no number" if not len(values) else f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
+            words = f"{mean:,.0f}" if mean >= 1000 else f"{round(mean, 6):.3g}" if len(values) else "no number"
             ax.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
         if limits and name in limits:
             ax.axvline(limits[name], color=drawing.GREY, linestyle=(0, (4, 2)), linewidth=1.2)
@@ -92,6 +92,9 @@ def lines(
             ax.plot(list(good), means, color=colour, linewidth=1.8)
             ends[ax].append((max(good), means[-1], label, colour))
         drawing.heading(ax, "", name)
+    for ax in axes[0]:  # labels need the limits that will be drawn
+        ax.autoscale_view()
+        ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     for ax, labels in ends.items():
         drawing.end_labels(ax, labels, side=1, panel=height)
     drawing.outer_labels(figure, axes, across, up)
