@@ -101,16 +101,14 @@ def _name(variant, auxiliary):
 
 def figure(table, verdict):
     """The gradient over the layers at the first and the last step, with auxiliary classifiers and without."""
-    rows = table[(table.quantity == "activation_gradient_norm") & (table.variant == "paper") & (table.value > 0)]
-    rows = rows[~rows.layer.str.contains("/")]
     panels = {
         f"step {step}": {
             "auxiliary on" if auxiliary else "off": {
                 position: list(values) for position, values in some.groupby("position").value
             }
-            for auxiliary, some in rows[rows.step == step].groupby("auxiliary")
+            for auxiliary, some in rows[(rows.variant == "paper") & (rows.value > 0)].groupby("auxiliary")
         }
-        for step in (1, int(table.steps.max()))
+        for step, rows in ((step, gf.spine(table, step)) for step in (1, int(table.steps.max())))
     }
     words = {"title": verdict.title, "note": gf.plot.caption(table), "log_y": True}
     return {"gradient_norm": gf.charts.lines(panels, "layer position (input to output)", "gradient norm", **words)}

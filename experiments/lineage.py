@@ -109,13 +109,13 @@ def figure(table, verdict):
         ("multiply-adds an image (millions)", gf.setting(table, "multiply_adds", BY), 1e-6),
     ):
         panels[name] = {net: [scale * value for value in gf.per_seed(series, net=net).values()] for net in ORDER}
-    rows = table[(table.quantity == "activation_gradient_norm") & (table.value > 0) & (table.layer != "")]
-    rows = rows[~rows.layer.str.contains("/")]
     curves = {}
     for step in (1, int(table.steps.max())):
+        rows = gf.spine(table, step)
+        rows = rows[rows.value > 0]
         curves[f"step {step}"] = {
             net: {position / _depth(table, net): list(some.value) for position, some in group.groupby("position")}
-            for net, group in rows[rows.step == step].groupby("net")
+            for net, group in rows.groupby("net")
         }
     words = {"title": verdict.title, "note": note}
     across = "relative depth (input to output)"

@@ -102,8 +102,8 @@ def figure(table, verdict):
         }
     errors = gf.charts.lines(panels, "depth", "final error (%)", title=verdict.title, note=note)
     drawn = {"errors": errors}
-    first = table[(table.step == 1) & (table.quantity == "activation_gradient_norm") & (table.value > 0)]
-    deepest = first[first.depth == first.depth.max()]
+    first = gf.spine(table, 1)
+    deepest = first[(first.depth == first.depth.max()) & (first.value > 0)]
     curves = {
         name: {position: list(values) for position, values in rows.groupby("position").value}
         for name, rows in deepest.groupby("initialisation")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         regimes,
         setting,
         slopes,
+        spine,
     )
 
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "at": "verdict",
     "first_step": "verdict",
     "setting": "verdict",
+    "spine": "verdict",
     "times": "rows",
     "train": "run",
     "train_seeds": "run",
@@ -94,6 +96,7 @@ __all__ = [
     "regimes",
     "setting",
     "slopes",
+    "spine",
     "times",
     "train",
     "train_seeds",

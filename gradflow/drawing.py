@@ -29,7 +29,7 @@ WIDTH = 9.0  # inches; a README shows it about 830 pixels wide, which keeps 8.5 
 GREY = "#787878"  # 4.4 to 1 against white as against #0d1117: no grey does better on both
 # The Okabe-Ito palette, which colour-blind eyes tell apart.
 NET_COLOURS = {"plain": "#D55E00", "residual": "#0072B2", "vgg": "#009E73", "nin": "#CC79A7", "googlenet": "#E69F00"}
-NET_COLOURS |= {"cnn": "#56B4E9", "alexnet": "#F0E442"}  # a perceptron is grey
+NET_COLOURS |= {"cnn": "#882255", "alexnet": "#F0E442"}  # a perceptron is grey
 # Luminance of the shallowest and the deepest net: at least 2.4 to 1 against white and 3.4 to 1 against #0d1117.
 LIGHTEST, DARKEST = 0.38, 0.14
 STYLE: dict[Any, Any] = {

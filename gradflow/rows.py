@@ -53,13 +53,22 @@ def finished(rows: Frame) -> Frame:
 
 
 def units(rows: Frame) -> Frame:
-    """Returns the readings at units, the points plain and residual nets share; of a net without, those of its layers.
+    """Returns the readings at units, the points plain and residual nets share; of a net without, those of its spine."""
+    found = rows[on_spine(rows)]
+    return found if len(found) else rows
 
-    Layers inside a module (`inception3a/1x1`) only count where nothing else was read.
+
+def on_spine(rows: Frame) -> Series:
+    """Returns which rows are of units; of a net without units, which are of layers on its main path.
+
+    What is inside a module that is a point itself (`inception3a/1x1`) is not, nor what leads to an auxiliary answer.
     """
-    unit, inside = rows["layer"].str.fullmatch(r"block\d+"), rows["layer"].str.contains("/")
-    spine = unit | (~unit.groupby(rows["run"]).transform("any") & ~inside)
-    return rows[spine] if spine.any() else rows
+    unit = rows["layer"].str.fullmatch(r"block\d+")
+    points = set(zip(rows["run"], rows["layer"], strict=True))
+    parents = zip(rows["run"], rows["layer"].str.replace(r"/?[^/]*$", "", regex=True), strict=True)
+    inside = pd.Series([parent in points for parent in parents], rows.index, dtype=bool)
+    aside = inside | rows["layer"].str.startswith("auxiliary")
+    return unit | (~unit.groupby(rows["run"]).transform("any") & ~aside)
 
 
 def nets(rows: Frame) -> list[str]:

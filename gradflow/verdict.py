@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.errors import BadInput, choose
+from gradflow.rows import on_spine
 
 # pandas types every column as a union that no type checker can follow: tables are not checked here.
 Frame = Any
@@ -180,14 +181,12 @@ def error_facts(table: Frame) -> dict[str, dict[str, float]]:
 
 
 def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
-    """The unit points of each run at one step: columns run, net, depth, normalisation, seed, position, value.
+    """The points on the spine of each run at one step: columns run, net, depth, normalisation, seed, position, value.
 
-    A net without units has all its layers on the spine, but not those inside a module or beside the main path.
+    These are the units, or of a net without units the layers of its main path.
     """
     rows = table[(table.quantity == quantity) & (table.step == step)]
-    rows = rows[~rows.layer.str.contains("/")]
-    unit = rows.layer.str.startswith("block")
-    rows = rows[unit | ~unit.groupby(rows.run).transform("any")]
+    rows = rows[on_spine(rows)]
     if rows.empty:
         raise BadInput(f"the table has no {quantity} at step {step}: legal are the steps that were recorded")
     return rows.sort_values(["run", "position"])

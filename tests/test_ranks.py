@@ -42,6 +42,7 @@ NEIGHBOURS = {
     ("plot", "rows"),
     ("plot", "drawing"),
     ("charts", "drawing"),
+    ("verdict", "rows"),
     ("nets", "nets.residual"),
     ("nets", "nets.nin"),
     ("nets", "nets.vgg"),
