@@ -149,6 +149,7 @@ class Net(nnx.Module):
         auxiliary_more = more | {"rngs": side, "dropout_rngs": side, "scaled": scaled, "classes": classes}
         pixels = _side_at_module_4(image, self.imagenet)
         parts = None if self.imagenet and variant != "torchvision" else min(AUXILIARY_SIDE, pixels)
+        self.modules = tuple(MODULES)
         for module, widths in MODULES.items():
             inception = Inception(now, tuple(map(scaled, widths)), variant, **more)
             setattr(self, f"inception{module}", inception)
@@ -167,7 +168,7 @@ class Net(nnx.Module):
         self._check(images.shape[1:3])
         auxiliary = []
         x = self._stem(images, hook)
-        for module in MODULES:
+        for module in self.modules:
             if module in ("4a", "5a"):
                 window = 2 if self.variant == "torchvision" and module == "5a" else 3
                 x = max_pool(x, window, 2, partial=True)
