@@ -132,7 +132,7 @@ def test_dropout_acts_while_training_between_the_mlpconvs():
     untouched = {name for name in seen if np.array_equal(seen[name], plain[name])}
     assert untouched == {"mlpconv1/conv", "mlpconv1/mlp1", "mlpconv1/mlp2"}
     # In test there is no dropout, as there is none in training with a rate of 0.
-    logits, _ = jax.jit(lambda *state: nets.apply(with_it[0], *state, images, train=False))(*with_it[1:])
+    logits, _ = jax.jit(lambda params, rest: nets.apply(with_it[0], params, rest, images, train=False))(*with_it[1:])
     np.testing.assert_allclose(logits, plain["head"], rtol=1e-5, atol=1e-6)
 
 

@@ -154,7 +154,7 @@ def test_dropout_acts_while_training_on_fc6_and_fc7():
     # What a hook sees of fc6 is its response: dropout comes after the activation.
     assert {name for name in seen if not np.array_equal(seen[name], plain[name])} == {"fc7", "head"}
     # In test there is no dropout, as there is none in training with a rate of 0.
-    logits, _ = jax.jit(lambda *state: nets.apply(with_it[0], *state, images, train=False))(*with_it[1:])
+    logits, _ = jax.jit(lambda params, rest: nets.apply(with_it[0], params, rest, images, train=False))(*with_it[1:])
     np.testing.assert_allclose(logits, plain["head"], rtol=1e-5, atol=1e-6)
 
 
