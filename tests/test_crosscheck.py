@@ -127,6 +127,7 @@ def theirs_of(model: Any, pairs: list[tuple], images: np.ndarray, labels: np.nda
         def keep(module, inputs, output, name=name):  # fmt: skip
             output.retain_grad()
             responses[name] = output
+            return output.clone()  # what follows may change it in place
 
         (norm or layer).register_forward_hook(keep)
     answer = model(torch.tensor(images.transpose(0, 3, 1, 2)))
