@@ -22,9 +22,9 @@ import gradflow as gf
 PRESETS = {
     "smoke": {"depth": (8, 14), "image_size": 8, "batch": 16, "starts": 1, "seeds": 2, "steps": 2, "jobs": 0},
     "default": {"depth": (20, 56, 110, 200), "deepest": 1202, "image_size": 32, "batch": 128}
-    | {"starts": 2, "seeds": 3, "steps": 3, "jobs": 2},
+    | {"starts": 2, "seeds": 3, "steps": 3, "jobs": 1},
 }
-PRESETS["full"] = PRESETS["default"] | {"seeds": 5}
+PRESETS["full"] = PRESETS["default"] | {"seeds": 5, "jobs": 3}
 TORCH = Path(__file__).parent.parent / "tests" / "torch_step.py"
 HERE = "this project's own bar"
 
@@ -73,10 +73,9 @@ def measure(preset, folder, seeds=None, depth=None, batch=None, image_size=None)
             table.take_turns(several, start)
         if start == 0:
             table.take_turns([{"net": "residual", "depth": depth, "tool": "gradflow"} for depth in depths[2:]], start)
-        if settings.get("deepest"):
-            table.take_turns(
-                [{"net": "residual", "depth": settings["deepest"], "tool": "gradflow"}], start, rounds=1, steps=1
-            )
+    if settings.get("deepest"):
+        deepest = [{"net": "residual", "depth": settings["deepest"], "tool": "gradflow"}]
+        table.take_turns(deepest, 0, rounds=1, steps=1)
     for job in range(settings["jobs"]):
         for workers in (0, 1):
             table.command(folder / "runs" / "job", workers, job)

@@ -30,7 +30,7 @@ OTHER: dict[str, Any] = {  # another legal value of every field
     "image_size": 4,
     "validation": 100,
     "centre": "pixel",
-    "variant": "another",
+    "variant": "torchvision",
     "lrn": True,
     "dropout": 0.5,
     "pooling": "max",
@@ -57,8 +57,8 @@ FIELDS = [field.name for field in dataclasses.fields(gf.Run)]
 # Some settings are not those of the default net.
 NEEDS: dict[str, dict[str, Any]] = {
     "dropout": {"head": "fc"},
-    "variant": {"net": "vgg"},
-    "lrn": {"net": "vgg"},
+    "variant": {"net": "googlenet"},
+    "lrn": {"net": "vgg", "depth": 11},
     "auxiliary": {"net": "googlenet"},
 }
 RUN = gf.Run(net="plain", depth=8, width=4, batch=16, steps=8, record="3", evaluations=2, seed=3)
