@@ -21,10 +21,10 @@ import gradflow as gf
 
 PRESETS = {
     "smoke": {"depth": (8, 14), "image_size": 8, "batch": 16, "starts": 1, "seeds": 2, "steps": 2, "jobs": 0},
-    "default": {"depth": (20, 56, 110, 200), "deepest": 1202, "image_size": 32, "batch": 128}
-    | {"starts": 2, "seeds": 3, "steps": 3, "jobs": 1},
+    "default": {"depth": (20, 56, 110), "image_size": 32, "batch": 128}
+    | {"starts": 2, "seeds": 3, "steps": 3, "jobs": 0},
 }
-PRESETS["full"] = PRESETS["default"] | {"seeds": 5, "jobs": 3}
+PRESETS["full"] = PRESETS["default"] | {"depth": (20, 56, 110, 200), "deepest": 1202, "jobs": 2}
 TORCH = Path(__file__).parent.parent / "tests" / "torch_step.py"
 HERE = "this project's own bar"
 
@@ -60,7 +60,14 @@ CLAIMS = {
 def measure(preset, folder, seeds=None, depth=None, batch=None, image_size=None):
     """All variants in turns: a row a step, and a row a process start or a command."""
     given = {"seeds": seeds, "depth": depth, "batch": batch and batch[0], "image_size": image_size and image_size[0]}
-    settings = PRESETS[preset] | {name: value for name, value in given.items() if value}
+    settings = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+    for name in ("seeds", "batch", "image_size"):
+        if settings[name] < 1:
+            raise gf.BadInput(f"{name} {settings[name]} is not legal: it must be at least 1")
+    for depth in settings["depth"]:
+        gf.nets.check("residual", depth=depth)
+    if len(settings["depth"]) < 2:
+        raise gf.BadInput("overhead needs two depths or more, such as --depth 20 56: the second is the main one")
     table = Table(settings)
     depths = sorted(settings["depth"])
     shallow, main = depths[0], depths[1]

@@ -40,7 +40,7 @@ def dots(
     for ax, (name, rows) in zip(axes.flat, panels.items(), strict=False):
         for place, (label, numbers) in enumerate(rows.items()):
             values = np.asarray(numbers, float)
-            values = values[np.isfinite(values)]
+            values = np.sort(values[np.isfinite(values)])  # the order of a table's rows must not show
             colour = _colour(label)
             ax.plot(values, np.full(len(values), place), "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
             mean = np.mean(values) if len(values) else np.nan
@@ -82,7 +82,10 @@ def lines(
         ax.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
         ends[ax] = []
         for place, (label, points) in enumerate(curves.items()):
-            colour, good = _colour(label, place), {x: [v for v in vs if np.isfinite(v)] for x, vs in points.items()}
+            colour, good = (
+                _colour(label, place),
+                {x: sorted(v for v in vs if np.isfinite(v)) for x, vs in points.items()},
+            )
             good = {x: values for x, values in sorted(good.items()) if values}
             if not good:
                 continue

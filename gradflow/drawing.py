@@ -71,6 +71,9 @@ def settle(figure: Figure) -> None:
     for ax in figure.axes:
         left, bottom, width, height = (round(part, 9) for part in ax.get_position(original=True).bounds)
         ax.set_position((left, bottom, width, height))
+    for text in figure.texts:
+        across, up = text.get_position()
+        text.set_position((round(across, 6), round(up, 6)))
 
 
 def outer_labels(figure: Figure, axes: np.ndarray, across: str, up: str) -> None:

@@ -186,5 +186,5 @@ def test_training_on_the_digits_learns_and_is_read_at_units(name, order):
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
     values = readings[0].values
     assert ("path_cosine" in values) == (name != "mlp")
-    frame = pd.DataFrame({"layer": list(values["activation_gradient_norm"])})
+    frame = pd.DataFrame({"run": "a", "layer": list(values["activation_gradient_norm"])})
     assert list(rows.units(frame)["layer"]) == ["block01", "block02", "block03"]

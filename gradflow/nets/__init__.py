@@ -69,8 +69,8 @@ def build(
     """
     if "image" in settings(name):
         given["image"] = usual_image(name, **given)[0] if image is None else image
-    if "depth" in settings(name):
-        given.setdefault("depth", NETS[name].depth)
+    if inspect.signature(NETS[name].build).parameters["depth"].default is inspect.Parameter.empty:
+        given.setdefault("depth", NETS[name].depth)  # others know the depth of each of their variants
     check(name, **given)
     return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
 
