@@ -1,7 +1,6 @@
-"""The few atoms that the nets share: convolution, pooling, normalisation, dropout and activation."""
+"""The few atoms that the nets share: convolution, fully connected layer, pool, dropout and activation."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,8 @@ from gradflow.arrays import Images, Maps
 from gradflow.convolution import convolve
 from gradflow.errors import BadInput, choose
 from gradflow.initialisers import initialiser
+from gradflow.normalisations import KEPT, NORMALISATIONS, normalisation
 
-# What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
-# statistics cost is not paid twice, what lies between is computed again.
-KEPT = "kept"
 TOWER = "tower"  # the axis of a mesh along which the groups of convolutions lie apart
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -34,7 +31,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "leaky_relu": jax.nn.leaky_relu,
     "linear": lambda x: x,
 }
-NORMALISATIONS = ("batch", "group", "layer", "none")
 
 
 class Convolution(nnx.Module):
@@ -107,11 +103,14 @@ class Linear(nnx.Linear):
         )
 
 
-def made_for(side: int, images: Images) -> None:
-    """Raises `BadInput` unless images have `side` pixels a side, which the first fully connected layer was made for."""
-    height, width = images.shape[1:3]
-    if (height, width) != (side, side):
-        raise BadInput(f"images of {height}x{width} pixels do not fit: this net is made for {side}x{side} pixels")
+def made_for(side: int | None, images: Images, least: int = 1) -> None:
+    """Raises `BadInput` unless images have `side` pixels a side, which a fully connected layer was made for (None: any
+    number), and `least` or more.
+    """
+    sides = images.shape[1:3]
+    if min(sides) < least or (side and sides != (side, side)):
+        legal = f"it is made for {side}x{side} pixels" if side else f"it needs at least {least} pixels a side"
+        raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal}")
 
 
 def max_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
@@ -138,20 +137,6 @@ def _pads(side: int, window: int, stride: int, padding: int, partial: bool) -> t
     return padding, max(padding, (windows - 1) * stride + window - side - padding)
 
 
-def local_response_normalisation(
-    x: jax.Array, neighbours: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
-) -> jax.Array:
-    """`a_i / (k + alpha sum_j a_j^2)^beta`, j over the `neighbours` channels around i (Krizhevsky 2012, section 3.3).
-
-    `(..., channel)`, shape kept. alpha multiplies the sum, as in the paper; Caffe and PyTorch divide it by
-    `neighbours`.
-    """
-    half, channels = neighbours // 2, x.shape[-1]
-    squares = jnp.pad(jnp.square(x), ((0, 0),) * (x.ndim - 1) + ((half, half),))
-    total = sum(squares[..., first : first + channels] for first in range(2 * half + 1))
-    return x * (k + alpha * total) ** -beta
-
-
 class Dropout(nnx.Module):
     """While training each entry is 0 with probability `rate` and divided by 1 - rate otherwise (Hinton 2012).
 
@@ -170,99 +155,6 @@ class Dropout(nnx.Module):
         key, now = jax.random.split(jax.random.wrap_key_data(self.key.get_value()))
         self.key.set_value(jax.random.key_data(key))
         return jnp.where(jax.random.bernoulli(now, 1 - self.rate, x.shape), x / (1 - self.rate), 0)
-
-
-class BatchNorm(nnx.Module):
-    """Batch normalisation over batch and pixels (Ioffe and Szegedy 2015): shape kept, any number of leading axes.
-
-    While training it uses the batch's statistics and moves the running ones, which it uses in `eval()`. Ours, not
-    Flax's, for two reasons: Flax's decay of 0.99 stays stale in short runs and fakes a degradation, and its way of
-    storing the running statistics makes tracing quadratic in depth (seven minutes at 1202 layers, flax 0.12.8).
-    """
-
-    def __init__(self, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype=None):
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
-        self.decay, self.epsilon, self.dtype = decay, epsilon, dtype
-        self.use_running_average = False  # what Flax's train() and eval() set
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`(..., channel)` normalised, in the same shape."""
-        # The statistics are float32 at least, whatever the computation is in.
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        scale, bias = self.scale.get_value(), self.bias.get_value()
-        if self.use_running_average:
-            mean, inverse = self.mean.get_value(), jax.lax.rsqrt(self.variance.get_value() + self.epsilon)
-            y = (wide - mean) * (scale * inverse) + bias
-        else:
-            mean, variance = _statistics(jax.lax.stop_gradient(wide))
-            self._move(self.mean, mean)
-            self._move(self.variance, variance)
-            inverse = jax.lax.rsqrt(variance + self.epsilon)
-            mean, inverse = checkpoint_name(mean, KEPT), checkpoint_name(inverse, KEPT)
-            y = _normalise(wide, mean, inverse, scale, bias)
-        return y.astype(self.dtype or wide.dtype)
-
-    def _move(self, running: nnx.BatchStat, now: jax.Array) -> None:
-        old = running.get_value()
-        running.set_value((self.decay * old + (1 - self.decay) * now).astype(old.dtype))
-
-
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
-
-
-@jax.custom_vjp
-def _normalise(x, mean, inverse, scale, bias):
-    """Batch norm given the statistics of x; its gradient is that of batch norm as a whole, statistics included.
-
-    The rule (Ioffe and Szegedy 2015, section 3, the six equations of the backward pass, collected) is two sums and one
-    pass, and keeps only x; found by automatic differentiation it takes four sums.
-    """
-    return (x - mean) * (scale * inverse) + bias
-
-
-def _normalise_forward(x, mean, inverse, scale, bias):
-    return _normalise(x, mean, inverse, scale, bias), (x, mean, inverse, scale)
-
-
-def _normalise_backward(saved, gradient):
-    x, mean, inverse, scale = saved
-    axes = tuple(range(x.ndim - 1))
-    to_bias = jnp.sum(gradient, axes)
-    to_scale = jnp.sum(gradient * (x - mean), axes) * inverse
-    count = x.size // x.shape[-1]
-    to_x = (gradient - to_bias / count - (x - mean) * (inverse * to_scale / count)) * (scale * inverse)
-    return to_x, jnp.zeros_like(mean), jnp.zeros_like(inverse), to_scale, to_bias
-
-
-_normalise.defvjp(_normalise_forward, _normalise_backward)
-
-
-class Identity(nnx.Module):
-    """Stands where a normalisation could be and is not."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`x` itself."""
-        return x
-
-
-def normalisation(
-    name: str, channels: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs
-) -> Callable[[jax.Array], jax.Array]:
-    """The normalisation called `name` over `channels` channels, with scale and shift.
-
-    `batch`: over batch and pixels. `group`: at most 32 groups of at least 4 channels (Wu and He 2018). `layer`: one
-    group, over channels and pixels.
-    """
-    if name == "none":
-        return Identity()
-    if name == "batch":
-        return BatchNorm(channels, epsilon=epsilon, dtype=dtype)
-    groups = 1 if name == "layer" else math.gcd(channels, min(32, max(1, channels // 4)))
-    return nnx.GroupNorm(channels, num_groups=groups, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 class Atoms:

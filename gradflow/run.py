@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -99,9 +99,7 @@ class Run:
         if self.depth is None:
             object.__setattr__(self, "depth", nets.NETS[self.net].depth)
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise BadInput(f"{name} {value} is not legal: it must be at least {least}")
+            at_least(name, getattr(self, name), least)
         if self.seed >= 2**31:
             raise BadInput(f"seed {self.seed} is not legal: it must be below {2**31}, or jax would take it for another")
         for name in ("learning_rate", "momentum", "weight_decay"):

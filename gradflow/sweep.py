@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow import table
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, at_least
 from gradflow.run import Run
 from gradflow.table import Record
 
@@ -31,8 +31,7 @@ Event = dict[str, Any]
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
     """All combinations of the choices, each from `seeds` seeds; the seeds of one setting are neighbours."""
-    if seeds < 1:
-        raise BadInput(f"seeds {seeds} is not legal: it must be at least 1")
+    at_least("seeds", seeds, 1)
     names = list(choices)
     settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
     return [Run(**setting, seed=seed) for setting in settings for seed in range(seeds)]

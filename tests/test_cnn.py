@@ -132,7 +132,7 @@ def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(BadInput, match="images of 9x9 pixels do not fit: this net is made for 8x8"):
+    with pytest.raises(BadInput, match="images of 9x9 pixels do not fit this net: it is made for 8x8 pixels"):
         four_layers()(jnp.zeros((1, 9, 9, 1)))
 
 

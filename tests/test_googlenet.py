@@ -16,8 +16,8 @@ import gradflow as gf
 from gradflow import describe, nets
 from gradflow.arrays import Heads
 from gradflow.errors import BadInput
-from gradflow.layers import BatchNorm
 from gradflow.nets import googlenet
+from gradflow.normalisations import BatchNorm
 from gradflow.training import gradients
 
 # papers.md section 8.1. Module: side and channels of its output, parameters, 1e6 multiply-adds.

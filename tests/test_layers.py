@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gradflow import initialisers, layers
+from gradflow import initialisers, layers, normalisations
 from gradflow.errors import BadInput
 
 
@@ -17,7 +17,7 @@ def random(*shape, seed=0):
 
 
 def test_batch_norm_is_that_of_flax_while_training_and_after():
-    ours: Any = layers.BatchNorm(5)
+    ours: Any = normalisations.BatchNorm(5)
     theirs: Any = nnx.BatchNorm(5, momentum=0.9, epsilon=1e-5, rngs=nnx.Rngs(0))
     scale, bias = random(5, seed=1), random(5, seed=2)
     for norm in (ours, theirs):
@@ -38,7 +38,7 @@ def test_batch_norm_is_that_of_flax_while_training_and_after():
 
 def test_batch_norm_in_bfloat16_keeps_its_statistics_in_float32():
     x = jnp.asarray(1000 + random(64, 8, 8, 3), jnp.bfloat16)
-    norm = layers.BatchNorm(3, dtype=jnp.bfloat16)
+    norm = normalisations.BatchNorm(3, dtype=jnp.bfloat16)
     assert norm(x).dtype == jnp.bfloat16
     wide = np.asarray(x, np.float64)
     assert norm.mean[...].dtype == jnp.float32
@@ -48,7 +48,7 @@ def test_batch_norm_in_bfloat16_keeps_its_statistics_in_float32():
 @pytest.mark.parametrize(("name", "groups"), [("group", 3), ("layer", 1)])
 def test_group_and_layer_norm_are_their_formula(name, groups):
     x = 3 * random(2, 4, 4, 12) + 1
-    norm = layers.normalisation(name, 12, rngs=nnx.Rngs(0))
+    norm = normalisations.normalisation(name, 12, rngs=nnx.Rngs(0))
     apart = x.astype(np.float64).reshape(2, 16, groups, 12 // groups)
     mean, variance = apart.mean((1, 3), keepdims=True), apart.var((1, 3), keepdims=True)
     theirs = ((apart - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
@@ -57,12 +57,12 @@ def test_group_and_layer_norm_are_their_formula(name, groups):
 
 def test_no_norm_is_the_identity():
     x = jnp.asarray(random(2, 3))
-    assert layers.normalisation("none", 3, rngs=nnx.Rngs(0))(x) is x
+    assert normalisations.normalisation("none", 3, rngs=nnx.Rngs(0))(x) is x
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6, 12, 16, 20, 64, 129, 256, 2048])
 def test_groups_are_at_most_32_and_of_at_least_4_channels(channels):
-    norm = layers.normalisation("group", channels, rngs=nnx.Rngs(0))
+    norm = normalisations.normalisation("group", channels, rngs=nnx.Rngs(0))
     assert isinstance(norm, nnx.GroupNorm)
     assert channels % norm.num_groups == 0
     assert norm.num_groups <= 32
@@ -300,13 +300,15 @@ def test_local_response_normalisation_is_the_formula_of_the_paper(channels, neig
         for j in range(max(0, i - neighbours // 2), min(last, i + neighbours // 2) + 1):
             total = total + x[..., j].astype(np.float64) ** 2
         theirs[..., i] = x[..., i] / (2 + 1e-4 * total) ** 0.75
-    ours = layers.local_response_normalisation(jnp.asarray(x), neighbours)
+    ours = normalisations.local_response_normalisation(jnp.asarray(x), neighbours)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     assert np.abs(theirs / x).min() < 0.9 * 2**-0.75
 
 
 def test_local_response_normalisation_has_the_constants_of_the_paper():
-    np.testing.assert_allclose(layers.local_response_normalisation(jnp.asarray([[100.0]])), 100 / 3**0.75, rtol=1e-6)
+    np.testing.assert_allclose(
+        normalisations.local_response_normalisation(jnp.asarray([[100.0]])), 100 / 3**0.75, rtol=1e-6
+    )
 
 
 # Dropout
@@ -358,5 +360,5 @@ def test_the_gradient_of_dropout_passes_where_it_let_pass():
 def test_images_of_another_size_than_the_net_was_made_for_are_refused():
     layers.made_for(8, jnp.zeros((1, 8, 8, 3)))
     for shape in ((1, 8, 9, 3), (1, 9, 8, 3), (1, 4, 4, 3)):
-        with pytest.raises(BadInput, match=r"this net is made for 8x8 pixels"):
+        with pytest.raises(BadInput, match=r"it is made for 8x8 pixels"):
             layers.made_for(8, jnp.zeros(shape))

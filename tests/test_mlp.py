@@ -11,7 +11,7 @@ import pytest
 from naive import build, digits, signals
 
 import gradflow as gf
-from gradflow import describe, initialisers, layers, nets, rows, training
+from gradflow import describe, initialisers, layers, nets, normalisations, rows, training
 from gradflow.errors import BadInput
 from gradflow.nets import stack
 
@@ -141,7 +141,7 @@ def test_scanned_and_unrolled_units_agree(monkeypatch):
     "setting",
     [
         *({"activation": name} for name in layers.ACTIVATIONS),
-        *({"normalisation": name} for name in layers.NORMALISATIONS),
+        *({"normalisation": name} for name in normalisations.NORMALISATIONS),
         *({"initialisation": "normal(0.1)" if name == "normal" else name} for name in initialisers.INITIALISATIONS),
         {"order": "pre"},
     ],
@@ -172,7 +172,7 @@ def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(BadInput, match="images of 9x9 pixels do not fit: this net is made for 8x8"):
+    with pytest.raises(BadInput, match="images of 9x9 pixels do not fit this net: it is made for 8x8 pixels"):
         perceptron()(jnp.zeros((1, 9, 9, 1)))
 
 

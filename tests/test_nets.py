@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from naive import DIGITS, abstractly, build, digits
 from naive import signals as naive_signals
 
-from gradflow import initialisers, layers, nets, optim
+from gradflow import initialisers, layers, nets, normalisations, optim
 from gradflow.errors import BadInput
 from gradflow.nets import residual
 from gradflow.training import Training, read
@@ -250,7 +250,7 @@ def test_a_net_of_eight_layers_is_what_one_writes_by_hand(shortcut, order):
     "setting",
     [
         *({"activation": name} for name in layers.ACTIVATIONS),
-        *({"normalisation": name} for name in layers.NORMALISATIONS),
+        *({"normalisation": name} for name in normalisations.NORMALISATIONS),
         *({"initialisation": "normal(0.1)" if name == "normal" else name} for name in initialisers.INITIALISATIONS),
         {"order": "pre"},
         {"order": "pre", "normalisation": "none", "shortcut": "C"},

@@ -158,9 +158,9 @@ def test_a_wrong_setting_is_refused_in_one_line_with_the_legal_ones(setting, leg
 def test_images_that_do_not_fit_are_refused():
     logits = lambda side, **given: build("nin", depth=9, **given)(jnp.zeros((2, side, side, 1))).shape  # noqa: E731
     assert abstractly(lambda: logits(4)) == (2, 10)
-    with pytest.raises(BadInput, match="at least 4 a side"):
+    with pytest.raises(BadInput, match="at least 4 pixels a side"):
         abstractly(lambda: logits(3))
-    with pytest.raises(BadInput, match="made for 8x8"):
+    with pytest.raises(BadInput, match="made for 8x8 pixels"):
         abstractly(lambda: logits(9, head="fc", image=8))
 
 

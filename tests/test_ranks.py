@@ -12,7 +12,19 @@ import gradflow
 PACKAGE = Path(gradflow.__file__).parent
 RANKS = {
     0: {"errors", "arrays", "convolution", "initialisers", "table"},
-    1: {"hooks", "layers", "sources", "data", "optim", "rows", "drawing", "plot", "charts", "verdict"},
+    1: {
+        "hooks",
+        "normalisations",
+        "layers",
+        "sources",
+        "data",
+        "optim",
+        "rows",
+        "drawing",
+        "plot",
+        "charts",
+        "verdict",
+    },
     2: {
         "measure",
         "nets",
@@ -39,6 +51,7 @@ NEIGHBOURS = {
     ("convolution", "arrays"),
     ("initialisers", "errors"),
     ("data", "sources"),
+    ("layers", "normalisations"),
     ("plot", "rows"),
     ("plot", "drawing"),
     ("charts", "drawing"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from gradflow import convolution, layers, nets, training
+from gradflow import convolution, nets, normalisations, training
 from gradflow.convolution import LAYOUT
 from gradflow.nets import stack
 
@@ -96,7 +96,7 @@ def test_batch_norms_own_rule_is_that_of_automatic_differentiation():
         return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
 
     def ours(x, scale, bias):
-        norm = layers.BatchNorm(5)
+        norm = normalisations.BatchNorm(5)
         norm.scale.set_value(scale)
         norm.bias.set_value(bias)
         return norm(x)

@@ -26,9 +26,10 @@ import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, local_response_normalisation, made_for, max_pool
+from gradflow.layers import Atoms, Dropout, made_for, max_pool
+from gradflow.normalisations import local_response_normalisation
 
 
 class Row(NamedTuple):
@@ -170,8 +171,7 @@ def check(
     if image is not None and last_side(rows, image, *windows) < 1:
         least = next(side for side in range(1, 256) if last_side(rows, side, *windows) > 0)
         raise BadInput(f"image {image} is not legal: family {family!r} needs at least {least} pixels a side")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    share("dropout", dropout)
     Atoms(**atoms)
 
 

@@ -16,9 +16,10 @@ import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, average_pool, local_response_normalisation, made_for, max_pool
+from gradflow.layers import Atoms, Dropout, average_pool, made_for, max_pool
+from gradflow.normalisations import local_response_normalisation
 
 FAMILIES = ("cifar",)
 DEPTH, WIDTH = 4, 32
@@ -70,11 +71,9 @@ def check(
         raise BadInput(f"net 'cnn' has no depth {depth}: it has {DEPTH} weighted layers")
     choose("family", family, FAMILIES)
     choose("pooling", pooling or "overlapping", POOLINGS)
-    for name, value, least in (("image", image, LEAST), ("width", width, 1)):
-        if value is not None and value < least:
-            raise BadInput(f"{name} {value} is not legal: it must be at least {least}")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    at_least("image", image, LEAST)
+    at_least("width", width, 1)
+    share("dropout", dropout)
     Atoms(**atoms)
 
 

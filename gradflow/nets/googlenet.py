@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Heads, Images, Logits, Maps
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, average_pool, local_response_normalisation, max_pool
+from gradflow.layers import Atoms, Dropout, average_pool, made_for, max_pool
+from gradflow.normalisations import local_response_normalisation
 
 FAMILIES = ("cifar", "imagenet")
 VARIANTS = ("paper", "naive", "torchvision")
@@ -165,7 +166,7 @@ class Net(nnx.Module):
         """Logits, or while training with auxiliary classifiers all `Heads`; `hook(name, x)` is called with the response
         of every layer and with the output of every module.
         """
-        self._check(images.shape[1:3])
+        made_for(self.image, images, self.least)
         auxiliary = []
         x = self._stem(images, hook)
         for module in self.modules:
@@ -186,11 +187,6 @@ class Net(nnx.Module):
         x = normalise(pool(layer(self, "conv1", x, hook)))
         x = layer(self, "conv2", layer(self, "conv2_reduce", x, hook), hook)
         return pool(normalise(x))
-
-    def _check(self, sides: tuple[int, ...]) -> None:
-        if min(sides) < self.least or (self.image and sides != (self.image, self.image)):
-            legal = f"it is made for {self.image}x{self.image}" if self.image else f"it needs at least {self.least}"
-            raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal} pixels a side")
 
 
 def _side_at_module_4(image: int, imagenet: bool) -> int:
@@ -215,10 +211,8 @@ def check(
     choose("family", family, FAMILIES)
     if depth not in (None, depth_of(choose("variant", variant, VARIANTS))):
         raise BadInput(f"variant {variant!r} of googlenet has no depth {depth}: it has {depth_of(variant)}")
-    if width is not None and width < 1:
-        raise BadInput(f"width {width} is not legal: it must be at least 1")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    at_least("width", width, 1)
+    share("dropout", dropout)
     if image is not None:
         _check_image(image, family, variant, auxiliary is not False)
     Atoms(normalisation or "none", **atoms)

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, choose
+from gradflow.errors import at_least, choose
 from gradflow.hooks import Hook, silent
 from gradflow.layers import Atoms, made_for
 from gradflow.nets.stack import through
@@ -85,9 +85,9 @@ def check(
     **atoms,
 ) -> None:
     """Raises `BadInput` with the legal values for anything that `residual_mlp` would not build; builds nothing."""
-    for name, value, least in (("depth", depth, 2), ("image", image, 1), ("width", width, 1)):
-        if value is not None and value < least:
-            raise BadInput(f"{name} {value} is not legal: it must be at least {least}")
+    at_least("depth", depth, 2)
+    at_least("image", image, 1)
+    at_least("width", width, 1)
     if shortcut is not None:
         choose("shortcut", shortcut, SHORTCUTS)
     choose("order", order, ORDERS)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, average_pool, max_pool
+from gradflow.layers import Atoms, Dropout, average_pool, made_for, max_pool
 
 HEADS = ("pool", "fc")
 # The kernel of each mlpconv layer and the channels of its three parts; the last has one a class.
@@ -63,10 +63,7 @@ class Net(nnx.Module):
 
     def __call__(self, images: Images, hook: Hook = silent) -> Logits:
         """Logits; `hook(name, x)` is called with the response of every layer, and as `head` with the logits."""
-        sides = images.shape[1:3]
-        if min(sides) < LEAST or (self.image and sides != (self.image, self.image)):
-            legal = f"it is made for {self.image}x{self.image}" if self.image else f"it needs at least {LEAST} a side"
-            raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal}")
+        made_for(self.image, images, LEAST)
         x = self.mlpconv1(images, hook, "mlpconv1")
         x = self.dropout(max_pool(x, 3, 2, partial=True))
         x = self.mlpconv2(x, hook, "mlpconv2")
@@ -89,10 +86,8 @@ def check(
     if depth != DEPTH:
         raise BadInput(f"nin has no depth {depth}: it has {DEPTH}")
     choose("head", head or "pool", HEADS)
-    if width is not None and width < 1:
-        raise BadInput(f"width {width} is not legal: it must be at least 1")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    at_least("width", width, 1)
+    share("dropout", dropout)
     if image is not None and image < LEAST:
         raise BadInput(f"images of {image}x{image} pixels are too small for nin: it needs at least {LEAST} a side")
     Atoms(**atoms)

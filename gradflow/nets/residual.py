@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, Identity, max_pool
+from gradflow.layers import Atoms, Dropout, made_for, max_pool
 from gradflow.nets.stack import through
+from gradflow.normalisations import Identity
 
 FAMILIES = ("cifar", "imagenet")
 SHORTCUTS = ("A", "B", "C")
@@ -156,11 +157,7 @@ class Net(nnx.Module):
 
     def __call__(self, images: Images, hook: Hook = silent) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
-        if min(images.shape[1:3]) < self.total_stride:
-            raise BadInput(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for this net: "
-                f"it needs at least {self.total_stride} pixels a side"
-            )
+        made_for(None, images, self.total_stride)
         x = self.stem(images)
         if self.order == "post":
             x = self.activation(hook("stem", self.norm(x)))
@@ -202,12 +199,12 @@ def check(
     choose("order", order, ORDERS)
     choose("pooling", pooling or "stride", POOLINGS)
     choose("head", head or "pool", HEADS)
-    if dropout is not None and not (0 <= dropout < 1 and (dropout == 0 or head == "fc")):
-        raise BadInput(f"dropout {dropout} is not legal: from 0 to below 1, and 0 without head 'fc'")
+    share("dropout", dropout)
+    if dropout and head != "fc":
+        raise BadInput(f"dropout {dropout} is not legal without hidden layers: it must be 0, or head 'fc'")
     if shortcut is not None:
         choose("shortcut", shortcut, SHORTCUTS)
-    if width is not None and width < 1:
-        raise BadInput(f"width {width} is not legal: it must be at least 1")
+    at_least("width", width, 1)
     Atoms(**atoms)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.hooks import Hook, scan
-from gradflow.layers import KEPT
+from gradflow.normalisations import KEPT
 
 # Equal units in a row from which on they are scanned: beyond the 110 layers of He 2015, which have 18 a stage. At 56
 # layers a scan halves the temporary memory, costs 12 % of a step at 32x32 and saves no compile time (results/LOG.md).

@@ -12,9 +12,10 @@ import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, choose
+from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, local_response_normalisation, max_pool
+from gradflow.layers import Atoms, Dropout, made_for, max_pool
+from gradflow.normalisations import local_response_normalisation
 
 FAMILIES = ("cifar", "imagenet")
 # Table 1: the convolutions of each block, by variant and depth.
@@ -64,11 +65,7 @@ class Net(nnx.Module):
 
     def __call__(self, images: Images, hook: Hook = silent) -> Logits:
         """Logits; `hook(name, x)` is called with the response of every layer."""
-        if images.shape[1:3] != (self.image, self.image):
-            raise BadInput(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit this net: "
-                f"it is made for {self.image}x{self.image}"
-            )
+        made_for(self.image, images)
         x = images
         for block, layers in enumerate(self.blocks, start=1):
             for layer in range(1, layers + 1):
@@ -103,10 +100,8 @@ def check(
         raise BadInput(f"variant {variant!r} of vgg has no depth {depth}: choose one of {', '.join(map(str, legal))}")
     if lrn and depth != 11:
         raise BadInput(f"vgg has no LRN at depth {depth or own_depth(variant)}: only configuration A has, depth 11")
-    if width is not None and width < 1:
-        raise BadInput(f"width {width} is not legal: it must be at least 1")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise BadInput(f"dropout {dropout} is not legal: it must be from 0 to below 1")
+    at_least("width", width, 1)
+    share("dropout", dropout)
     least = 32 if family == "imagenet" else 1
     if image is not None and image < least:
         raise BadInput(f"images of {image}x{image} pixels are too small for vgg: it needs at least {least} a side")
