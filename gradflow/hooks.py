@@ -22,7 +22,14 @@ Sinks = dict[str, jax.Array]
 SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
 # A branch that does not come back: its points go on from where it leaves, and the main path knows nothing of it.
 SIDE_BRANCH = "auxiliary"
+JOINT = "+"  # between the names of equal units that are one scan
 _LARGE = 2**17  # entries; below, a branch costs more than it saves
+
+
+def separate(name: str) -> tuple[str, ...]:
+    """The names behind a joint one: of `a+b/part` they are `a/part` and `b/part`; of any other it is itself."""
+    units, slash, part = name.partition("/")
+    return tuple(unit + slash + part for unit in units.split(JOINT))
 
 
 def silent(name: str, x: jax.Array) -> jax.Array:
@@ -131,31 +138,61 @@ class Point(NamedTuple):
     dtype: Any
 
 
+class _Search:
+    """The hook that finds the points of a pass. Positions are counted along the main path and on from where a branch
+    leaves it.
+    """
+
+    def __init__(self, layers: Iterable[str]):
+        self.counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SIDE_LAYERS}
+        self.found: dict[str, Point] = {}
+        self.passed = {"main": 0}
+
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        first = name.split("/", 1)[0]
+        path = first if first.startswith(SIDE_BRANCH) else "main"
+        self.passed.setdefault(path, self.passed["main"])
+        self.passed[path] += name in self.counted
+        self._add(Point(name, self.passed[path], x.shape, x.dtype))
+        return x
+
+    def _add(self, point: Point) -> None:
+        _once(point.name, self.found)
+        self.found[point.name] = point
+
+    def again(self, names: Sequence[str], known: int, passed: int) -> None:
+        """Equal units: the points after the first `known` were of the unit `names[0]`, entered at position `passed`."""
+        points, layers = list(self.found.values())[known:], self.passed["main"] - passed
+        for i, name in enumerate(names[1:], start=1):
+            for point in points:
+                part = point.name.removeprefix(names[0])
+                self._add(point._replace(name=name + part, position=point.position + i * layers))
+        self.passed["main"] += layers * (len(names) - 1)
+
+
 def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) -> tuple[Point, ...]:
     """The points that `forward(hook, *arguments)` passes, in order, found by tracing it without computing anything.
 
     `layers` names the weighted layers: passing one moves the position on by one, unless it lies beside the main path.
     """
-    counted = {name for name in layers if name.rsplit("/", 1)[-1] not in SIDE_LAYERS}
-    found: dict[str, Point] = {}
-    passed = {"main": 0}
-
-    def discover(name: str, x: jax.Array) -> jax.Array:
-        _once(name, found)
-        first = name.split("/", 1)[0]
-        path = first if first.startswith(SIDE_BRANCH) else "main"
-        passed.setdefault(path, passed["main"])
-        passed[path] += name in counted
-        found[name] = Point(name, passed[path], x.shape, x.dtype)
-        return x
-
-    jax.eval_shape(lambda *arguments: forward(discover, *arguments), *arguments)
-    return tuple(found.values())
+    search = _Search(layers)
+    jax.eval_shape(lambda *arguments: forward(search, *arguments), *arguments)
+    return tuple(search.found.values())
 
 
-def make_sinks(points: Iterable[Point]) -> Sinks:
-    """One zero a point. Its dtype is that of the reading: float32, or float64 where the net computes in float64."""
-    return {point.name: jnp.zeros((), jnp.promote_types(point.dtype, jnp.float32)) for point in points}
+def make_sinks(points: Iterable[Point], rows: Iterable[str] = ()) -> Sinks:
+    """One zero a point. Its dtype is that of the reading: float32, or float64 where the net computes in float64.
+
+    Where units are one scan, which the joint names in `rows` say, a point of theirs has one sink with a zero a unit.
+    """
+    row = {unit: joint for joint in rows for unit in separate(joint)}
+    sinks: Sinks = {}
+    for point in points:
+        unit, slash, part = point.name.partition("/")
+        name = row.get(unit, unit) + slash + part
+        shape = (len(separate(name)),) if unit in row else ()
+        sinks[name] = jnp.zeros(shape, jnp.promote_types(point.dtype, jnp.float32))
+    return sinks
 
 
 def checkpoint(body: Callable[[Hook, Any], Any], hook: Hook, x: Any) -> Any:
@@ -180,13 +217,20 @@ def scan(
     stacked: Any,
     keep: str | None = None,
 ) -> tuple[Any, Any]:
-    """A stack of equal units as one `lax.scan`, recorded under the same names as if it were unrolled.
+    """A stack of equal units as one `lax.scan`, recorded under their joint name, with a leading axis of `len(names)`.
 
     `body(hook, carry, unit) -> (carry, out)` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that
-    in the i-th unit; `stacked` holds the units' parameters with a leading axis of `len(names)`, and so does what is
-    returned of `out`. With `keep`, the way back computes anew all but what has that `checkpoint_name`. For a hook that
-    is neither `silent` nor a `Recorder` (a function that looks, the search for `points`) the stack is unrolled.
+    in the i-th unit; the sinks are those of `make_sinks(points, rows=["+".join(names)])`. `stacked` holds the units'
+    parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the way back
+    computes anew all but what has that `checkpoint_name`. For a hook that is neither `silent` nor a `Recorder` (a
+    function that looks) the stack is unrolled.
     """
+    if isinstance(hook, _Search):  # nothing is computed: one unit tells of all
+        known, passed = len(hook.found), hook.passed["main"]
+        unit = jax.tree.map(lambda leaf: leaf[0], stacked)
+        carry, out = body(lambda part, x: hook(names[0] + part, x), carry, unit)
+        hook.again(names, known, passed)
+        return carry, jax.tree.map(lambda leaf: jnp.stack([leaf] * len(names)), out)
     if not (hook is silent or isinstance(hook, Recorder)):
         outs = []
         for i, name in enumerate(names):
@@ -194,11 +238,11 @@ def scan(
             carry, out = body(named, carry, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
             outs.append(out)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+    row = JOINT.join(names)
     sinks: dict[str, jax.Array] = {}
     if isinstance(hook, Recorder):
-        prefix = names[0]
-        parts = [name.removeprefix(prefix) for name in hook.sinks if name == prefix or name.startswith(prefix + "/")]
-        sinks = {part: jnp.stack([hook.sinks[name + part] for name in names]) for part in parts}
+        own = [name for name in hook.sinks if name == row or name.startswith(row + "/")]
+        sinks = {name.removeprefix(row): hook.sinks[name] for name in own}
 
     def step(carry, unit_and_sinks):
         unit, sinks = unit_and_sinks
@@ -211,8 +255,7 @@ def scan(
         step = jax.checkpoint(step, prevent_cse=False, policy=policy)
     carry, (out, forward) = jax.lax.scan(step, carry, (stacked, sinks))
     if isinstance(hook, Recorder):
-        for i, name in enumerate(names):
-            _adopt(hook, {name + part: values[i] for part, values in forward.items()})
+        _adopt(hook, {row + part: values for part, values in forward.items()})
     return carry, out
 
 

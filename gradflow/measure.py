@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.hooks import Point, norm
+from gradflow.hooks import JOINT, Point, norm, separate
 
 
 class Quantity(NamedTuple):
@@ -58,7 +58,7 @@ class Places:
         return cls(
             activations=tuple(name for name in position if name not in paths),
             units=tuple(name.removesuffix("/residual") for name in paths if name.endswith("/residual")),
-            layers=tuple(sorted(layers, key=list(position).index)),
+            layers=tuple(sorted((one for name in layers for one in separate(name)), key=list(position).index)),
             position=position,
         )
 
@@ -75,22 +75,33 @@ def measure_flow(places: Places, batch: int, forward: Mapping[str, Any], backwar
     over B = `batch` examples; sqrt(B) turns its gradient into the root mean square of the examples' own gradients
     (exactly so without batch norm, where the loss of one example depends on no other).
     """
-    summaries = jnp.stack([forward[name] for name in places.activations])
-    back = {name: jnp.sqrt(jnp.asarray(batch, value.dtype)) * value for name, value in backward.items()}
+    summaries = _read(forward, places.activations, 3)
+    back = lambda names: jnp.sqrt(float(batch)) * _read(backward, names)  # noqa: E731
     readings = {
         "activation_mean": summaries[:, 0],
         "activation_std": summaries[:, 1],
         "zero_fraction": summaries[:, 2],
-        "activation_gradient_norm": jnp.stack([back[name] for name in places.activations]),
+        "activation_gradient_norm": back(places.activations),
     }
     if places.units:
         both, identity, residual = (
-            jnp.stack([back[name + path] for name in places.units]) for path in ("", "/identity", "/residual")
+            back([name + path for name in places.units]) for path in ("", "/identity", "/residual")
         )
         readings["identity_gradient_norm"] = identity
         readings["residual_gradient_norm"] = residual
         readings["path_cosine"] = cosine(both, identity, residual)
     return readings
+
+
+def _read(values: Mapping[str, jax.Array], names: Sequence[str], *shape: int) -> jax.Array:
+    """The entries, each of that shape, at `names`: `(len(names), *shape)`. Under a joint name lie those of many."""
+    found = [name for joint in values for name in separate(joint)]
+    return _in_order(jnp.concatenate([value.reshape(-1, *shape) for value in values.values()]), found, names)
+
+
+def _in_order(entries: jax.Array, found: Sequence[str], names: Sequence[str]) -> jax.Array:
+    place = {name: i for i, name in enumerate(found)}
+    return entries[np.array([place[name] for name in names])]
 
 
 def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -102,21 +113,29 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def measure_weights(places: Places, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
     """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `places.layers`."""
-    return {quantity: _layer_norms([tree[layer] for layer in places.layers]) for quantity, tree in trees.items()}
+    return {quantity: _layer_norms(tree, places.layers) for quantity, tree in trees.items()}
 
 
-def _layer_norms(layers: Sequence[Mapping[str, Any]]) -> jax.Array:
+def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> jax.Array:
     """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile."""
-    kinds: dict[Any, list[int]] = {}
-    for i, arrays in enumerate(layers):
-        kinds.setdefault(tuple((name, a.shape, a.dtype) for name, a in sorted(arrays.items())), []).append(i)
-    read = [jax.vmap(_layer_norm)(jax.tree.map(_stack, *(layers[i] for i in members))) for members in kinds.values()]
-    order = np.argsort(np.concatenate([*kinds.values()]))
-    return jnp.concatenate(read)[order]
+    kinds: dict[Any, list[str]] = {}
+    rows = {name: arrays if JOINT in name else jax.tree.map(_row_of_one, arrays) for name, arrays in layers.items()}
+    for name, arrays in rows.items():
+        kind = tuple((key, leaf.shape[1:], leaf.dtype) for key, leaf in sorted(arrays.items()))
+        kinds.setdefault(kind, []).append(name)
+    norms = [
+        jax.vmap(_layer_norm)(jax.tree.map(_together, *(rows[name] for name in members))) for members in kinds.values()
+    ]
+    found = [name for members in kinds.values() for joint in members for name in separate(joint)]
+    return _in_order(jnp.concatenate(norms), found, names)
 
 
-def _stack(*arrays: jax.Array) -> jax.Array:
-    return jnp.stack(arrays)
+def _row_of_one(array: jax.Array) -> jax.Array:
+    return array[None]
+
+
+def _together(*rows: jax.Array) -> jax.Array:
+    return jnp.concatenate(rows)
 
 
 def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:

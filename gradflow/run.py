@@ -243,6 +243,7 @@ def execute(
     is kept); or `stopped`, after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder are bad.
     """
     from gradflow import checkpoint
+    from gradflow.nets import stack
 
     training, state = prepare(run)
     state, config = _resume(run, record, state)
@@ -259,7 +260,7 @@ def execute(
         nonlocal saved, stopped
         # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
         record.flush()
-        checkpoint.save(record.checkpoints, step, state)
+        checkpoint.save(record.checkpoints, step, stack.separated(state))
         record.write_status("running", step=step, steps=run.steps)
         saved, stopped = time.monotonic(), stopping
 
@@ -302,6 +303,7 @@ def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[s
     A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
     """
     from gradflow import checkpoint, runtime
+    from gradflow.nets import stack
 
     dataset = _dataset(run)
     config = {
@@ -312,8 +314,8 @@ def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[s
         "command": sys.argv,
     }
     same = (record.config or {}).get("machine") == config["machine"]
-    found = checkpoint.latest(record.checkpoints, like=state) if same else None
-    step, state = found or (0, state)
+    found = checkpoint.latest(record.checkpoints, like=stack.separated(state)) if same else None
+    step, state = (found[0], stack.join(found[1], stack.rows(state.params))) if found else (0, state)
     record.drop_after(step)
     checkpoint.drop_after(record.checkpoints, step)
     return state, config

@@ -1,6 +1,7 @@
 """Training as a pure step, `(state, batch) -> (state, reading)`, and a generator of its readings."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from gradflow.arrays import Heads, Labels, Logits, Scalar
 from gradflow.errors import BadInput
 from gradflow.hooks import Recorder, make_sinks, silent
 from gradflow.measure import Places, Reading, measure_flow, measure_weights
+from gradflow.nets import stack
 
 
 class State(NamedTuple):
@@ -49,7 +51,7 @@ def gradients(graph, points, params, rest, images, labels):
         return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
 
     (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
-        params, make_sinks(points)
+        params, make_sinks(points, stack.rows(params))
     )
     return gradient, backward, forward, rest, loss, error
 
@@ -111,8 +113,11 @@ class Training:
         if batch % self.mesh.size:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
         data.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
-        graph, params, _ = nets.split(net)
-        points, weighted = nets.points_of(net, dataset.image_shape), nets.weighted_layers(params)
+        self.pixels = batch * math.prod(dataset.image_shape[:2])
+        joined = stack.joined(net, self.pixels)
+        graph, *_ = nets.split(joined)
+        points = nets.points_of(joined, dataset.image_shape)
+        weighted = nets.weighted_layers(nets.split(net)[1])
         layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
         self.counts = {"parameters": nets.count_parameters(net), "multiply_adds": sum(adds.values())}
         self.places, self.optimiser = Places.of(points, layers), optimiser
@@ -141,7 +146,7 @@ class Training:
 
     def start(self, net: nnx.Module, seed: int) -> State:
         """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
-        _, params, rest = nets.split(net)
+        _, params, rest = nets.split(stack.joined(net, self.pixels))
         key = jax.random.fold_in(jax.random.key(seed), 2)
         state = State(params, rest, self.optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
         return jax.tree.map(jnp.copy, runtime.everywhere(self.mesh, state))
@@ -230,6 +235,7 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
             f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
             "(batch, height, width, channel) and integer labels (batch,)"
         )
+    net = stack.joined(net, math.prod(images.shape[:3]))
     graph, params, rest = nets.split(net)
     points = nets.points_of(net, images.shape[1:])
     places = Places.of(points, nets.weighted_layers(params))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
@@ -11,36 +12,75 @@ from gradflow.convolution import LAYOUT
 from gradflow.nets import stack
 
 
-@pytest.mark.parametrize("net", ["plain", "residual"])
+def everything(net, images, labels):
+    """The text of the forward and backward pass, what it gives, and the readings, units one by one."""
+    graph, params, rest = nets.split(net)
+    points = nets.points_of(net, images.shape[1:])
+    both = lambda params, rest: training.gradients(graph, points, params, rest, images, labels)  # noqa: E731
+    gradient, _, _, rest, loss, error = jax.jit(both)(params, rest)
+    return str(jax.make_jaxpr(both)(params, rest)), stack.separated((gradient, rest, loss, error))
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "residual_mlp"])
 @pytest.mark.parametrize("normalisation", ["batch", "none"])
-def test_scanned_and_unrolled_units_agree(monkeypatch, net, normalisation):
-    built = nets.build(net, depth=26, classes=10, channels=1, seed=0, normalisation=normalisation)
+def test_scanned_and_unrolled_units_agree(monkeypatch, name, normalisation):
+    settings = {"width": 32} if name == "residual_mlp" else {}
+    net = nets.build(
+        name, depth=26, classes=10, channels=1, seed=0, normalisation=normalisation,
+        **settings, **({"image": 8} if settings else {}),
+    )  # fmt: skip
     random = np.random.default_rng(0)
     images, labels = jnp.asarray(random.normal(size=(16, 8, 8, 1)), jnp.float32), jnp.arange(16) % 10
-    graph, params, rest = nets.split(built)
-    points = nets.points_of(built, (8, 8, 1))
-
-    def everything():
-        both = jax.jit(lambda params, rest: training.gradients(graph, points, params, rest, images, labels))
-        return str(jax.make_jaxpr(both)(params, rest)), both(params, rest)
-
-    plain_text, unrolled = everything()
-    monkeypatch.setattr(stack, "LEAST", 3)
-    text, scanned = everything()
+    plain_text, unrolled = everything(net, images, labels)
+    text, scanned = everything(stack.joined(net, pixels=16 * 64), images, labels)
     assert " scan[" in text
     assert " scan[" not in plain_text
-    scanned, unrolled = (jax.tree.leaves_with_path(tree) for tree in (scanned, unrolled))
-    assert [path for path, _ in scanned] == [path for path, _ in unrolled]
-    for (path, one), (_, other) in zip(scanned, unrolled, strict=True):
+    assert_close(scanned, unrolled)
+    scanned = training.read(net, images, labels)
+    monkeypatch.setattr(stack, "LEAST_ON_SMALL", 27)
+    unrolled = training.read(net, images, labels)
+    assert scanned.places == unrolled.places
+    assert_close(scanned.arrays, unrolled.arrays)
+
+
+def assert_close(ours, theirs):
+    """The same paths, and numbers equal to 2e-4 of the largest of an array (float32, 26 layers)."""
+    ours, theirs = (jax.tree.leaves_with_path(tree) for tree in (ours, theirs))
+    assert [path for path, _ in ours] == [path for path, _ in theirs]
+    for (path, one), (_, other) in zip(ours, theirs, strict=True):
         scale = float(jnp.max(jnp.abs(other))) or 1.0
-        assert float(jnp.max(jnp.abs(one - other))) < 2e-4 * scale, path
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-4 * scale, err_msg=str(path))
 
 
-@pytest.mark.parametrize(("depth", "scans"), [(110, 0), (128, 3)])
-def test_deep_nets_are_scanned_and_no_others(depth, scans):
-    graph, params, rest = nets.split(nets.build("residual", depth=depth, classes=10, channels=1))
+@pytest.mark.parametrize(
+    ("depth", "pixels", "scans"), [(56, 2**17, 0), (56, 2**12, 3), (110, 2**17, 0), (128, 2**17, 3)]
+)
+def test_deep_nets_are_scanned_and_on_small_images_less_deep_ones_as_well(depth, pixels, scans):
+    net = stack.joined(nets.build("residual", depth=depth, classes=10, channels=1), pixels)
+    graph, params, rest = nets.split(net)
     traced = jax.make_jaxpr(lambda images: nets.apply(graph, params, rest, images))(jnp.ones((1, 8, 8, 1)))
-    assert sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans
+    assert sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans == len(stack.rows(params))
+
+
+def test_a_joined_net_has_the_points_of_the_net_and_its_trees_translate_there_and_back():
+    net = nets.build("residual", depth=26, classes=10, channels=1)
+    joined = stack.joined(net, 1)
+    assert nets.points_of(joined, (8, 8, 1)) == nets.points_of(net, (8, 8, 1))
+    assert nets.count_parameters(joined) == nets.count_parameters(net)
+    _, params, rest = nets.split(net)
+    _, joined_params, joined_rest = nets.split(joined)
+    optimiser = optax.sgd(0.1, momentum=0.9)
+    ours = (joined_params, joined_rest, optimiser.init(joined_params))
+    theirs = (params, rest, optimiser.init(params))
+    assert len(jax.tree.leaves(ours)) < len(jax.tree.leaves(theirs))
+    assert_equal(stack.separated(ours), theirs)
+    assert_equal(stack.join(theirs, stack.rows(joined_params)), ours)
+
+
+def assert_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("side", [1, 3, 7])

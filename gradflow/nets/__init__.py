@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from gradflow.errors import BadInput, choose
-from gradflow.hooks import Hook, Point, points, silent
+from gradflow.hooks import Hook, Point, points, separate, silent
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 
 
@@ -133,4 +133,5 @@ def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...
     dtype = jax.tree.leaves(params)[0].dtype
     images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
-    return points(forward, params, rest, images, layers=weighted_layers(params))
+    layers = (layer for name in weighted_layers(params) for layer in separate(name))
+    return points(forward, params, rest, images, layers=layers)

@@ -1,6 +1,11 @@
-"""A row of units; a long row of equal ones is one `lax.scan`: what the compiler sees of them does not grow with it."""
+"""A row of units; a long row of equal ones is one `lax.scan`: what the compiler sees of them does not grow with it.
 
-from collections.abc import Mapping
+For that `joined` puts the weights of such units into the arrays of one, with a leading axis and all their names:
+`block02+block03`. So they lie in memory from step to step, and nothing is cut up or put together on the way.
+`separated` and `join` translate trees between that and the form that a checkpoint has.
+"""
+
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -8,30 +13,57 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow.hooks import Hook, scan
+from gradflow.hooks import JOINT, Hook, scan, separate
 from gradflow.normalisations import KEPT
 
-# Equal units in a row from which on they are scanned: beyond the 110 layers of He 2015, which have 18 a stage. At 56
-# layers a scan halves the temporary memory, costs 12 % of a step at 32x32 and saves no compile time (results/LOG.md).
-LEAST = 19
+# Equal units in a row from which on they are joined. On large maps beyond the 110 layers of He 2015, which have 18 a
+# stage: a scan halves the temporary memory and costs 12 % of a step. On small ones it costs nothing (results/LOG.md).
+LEAST, LEAST_ON_SMALL = 19, 3
+SMALL = 2**14  # pixels in a batch
 
 
 def through(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> jax.Array:
-    """`x` sent through the units, `x = unit(x, hook, name)`, in order; `LEAST` equal
-    neighbours or more are scanned.
+    """`x` sent through the units, `x = unit(x, hook, name)`, in order; joined ones are scanned.
 
-    Readings have the names of their units and running statistics are kept in them, scanned or not. Numbers agree to
+    Readings have the names of their units and running statistics are kept in them, joined or not. Numbers agree to
     rounding.
     """
-    split = {name: nnx.split(unit) for name, unit in units.items()}
-    for _, group in groupby(units, key=lambda name: _kind(*split[name])):
-        names = tuple(group)
-        if len(names) < LEAST:
-            for name in names:
-                x = units[name](x, hook, name)  # pyright: ignore[reportCallIssue]
-        else:
-            x = _scanned(split[names[0]][0], {name: (units[name], split[name][1]) for name in names}, x, hook)
+    for name, unit in units.items():
+        x = _scanned(unit, name, x, hook) if JOINT in name else unit(x, hook, name)  # pyright: ignore[reportCallIssue]
     return x
+
+
+def _scanned(row: nnx.Module, name: str, x: jax.Array, hook: Hook) -> jax.Array:
+    graph, state = nnx.split(row)
+
+    def body(hook, x, state):
+        unit = nnx.merge(graph, state, copy=True)
+        return unit(x, hook, ""), nnx.as_pure(nnx.state(unit, nnx.BatchStat))
+
+    x, statistics = scan(body, hook, separate(name), x, nnx.as_pure(state), keep=KEPT)
+    nnx.update(row, statistics)
+    return x
+
+
+def joined(net: nnx.Module, pixels: int) -> nnx.Module:
+    """The same net, a copy in which long rows of equal units are one with all their weights; for batches of that many
+    `pixels` in all their images.
+    """
+    net, least = nnx.clone(net), LEAST_ON_SMALL if pixels <= SMALL else LEAST
+    split = {name: nnx.split(getattr(net, name)) for name in getattr(net, "units", ())}
+    units = []
+    for _, group in groupby(split, key=lambda name: _kind(*split[name])):
+        names = tuple(group)
+        if len(names) >= least:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(split[name][1] for name in names))
+            for name in names:
+                delattr(net, name)
+            setattr(net, JOINT.join(names), nnx.merge(split[names[0]][0], stacked))
+            names = (JOINT.join(names),)
+        units += names
+    if units:
+        net.units = tuple(units)  # pyright: ignore[reportAttributeAccessIssue]
+    return net
 
 
 def _kind(graph, state) -> tuple[Any, ...]:
@@ -39,14 +71,36 @@ def _kind(graph, state) -> tuple[Any, ...]:
     return graph, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
 
 
-def _scanned(graph, units: Mapping[str, tuple[nnx.Module, Any]], x: jax.Array, hook: Hook) -> jax.Array:
-    def body(hook, x, state):
-        unit = nnx.merge(graph, state, copy=True)
-        return unit(x, hook, ""), nnx.as_pure(nnx.state(unit, nnx.BatchStat))
+def rows(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the joined units among a net's parameters."""
+    return tuple(name for name in params if JOINT in name)
 
-    states = [nnx.as_pure(state) for _, state in units.values()]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    x, statistics = scan(body, hook, tuple(units), x, stacked, keep=KEPT)
-    for i, (unit, _) in enumerate(units.values()):
-        nnx.update(unit, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
-    return x
+
+def separated(tree: Any) -> Any:
+    """A tree with parameters, statistics or moments of a joined net in it, each unit by itself."""
+
+    def units(node):
+        if not isinstance(node, dict):
+            return node
+        found = {name: value for name, value in node.items() if JOINT not in name}
+        for name in rows(node):
+            found |= {one: jax.tree.map(lambda leaf, i=i: leaf[i], node[name]) for i, one in enumerate(separate(name))}
+        return found
+
+    return jax.tree.map(units, tree, is_leaf=lambda node: isinstance(node, dict))
+
+
+def join(tree: Any, names: Iterable[str]) -> Any:
+    """The inverse of `separated`, for the `rows` that the net has."""
+
+    def together(node):
+        if not isinstance(node, dict):
+            return node
+        found = dict(node)
+        for name in names:
+            units = [found.pop(one) for one in separate(name) if one in found]
+            if units:
+                found[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *units)
+        return found
+
+    return jax.tree.map(together, tree, is_leaf=lambda node: isinstance(node, dict))
