@@ -30,7 +30,7 @@ def layers(
     side, count = usual_image if image is None else image, usual_classes if classes is None else classes
     if min(side, count, channels) < 1:
         raise BadInput(f"image {side}, channels {channels} and classes {count} are not legal: each must be at least 1")
-    net = nets.build(name, classes=count, channels=channels, image=side, **settings)
+    net = nets.abstract(name, classes=count, channels=channels, image=side, **settings)
     owners = nets.weighted_layers(nets.split(net)[1])
     points = nets.points_of(net, (side, side, channels))
     adds, found = nets.multiply_adds(owners, points), []
