@@ -140,8 +140,9 @@ def describe(
     image: int | None = None,
     channels: int = 3,
     classes: int | None = None,
+    layers: bool = False,
 ) -> int:
-    """Print a net's layers, output shapes, parameters, multiply-adds and positions, without running it.
+    """Print a net's table as its paper prints it, with output shapes, parameters, multiply-adds and positions.
 
     Args:
         net: a name from `gradflow list`.
@@ -149,14 +150,16 @@ def describe(
         image: the image's side in pixels (32, or in family imagenet the paper's: 224, alexnet 227).
         channels: of the image.
         classes: of the classifier (10, or 1000 in family imagenet).
+        layers: a row for each weighted layer.
     """
-    from gradflow import describe as describing
+    from gradflow import tabulate
 
     several = [name for name, value in given(settings).items() if len(value) > 1]
     if several:
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
     values = {name: value for name, (value,) in given(settings).items()}
-    print(describing.table(net, image=image, channels=channels, classes=classes, **values))
+    table = tabulate.of_layers if layers else tabulate.of_paper
+    print(table(net, image=image, channels=channels, classes=classes, **values))
     return 0
 
 
