@@ -1,5 +1,6 @@
 """The verbs of the command line. JAX is imported only inside a verb, so that `--help` answers at once."""
 
+import os
 import shlex
 import signal
 import sys
@@ -13,7 +14,8 @@ from gradflow.arguments import NONE, Choices, given, parse
 from gradflow.errors import BadInput
 from gradflow.run import Run
 
-EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED = 1, 2, 3, 130
+EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED = 1, 2, 3
+EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
 
 
 def list_() -> int:
@@ -140,8 +142,9 @@ def describe(
     image: int | None = None,
     channels: int = 3,
     classes: int | None = None,
+    layers: bool = False,
 ) -> int:
-    """Print a net's layers, output shapes, parameters, multiply-adds and positions, without running it.
+    """Print a net's table as its paper prints it, with output shapes, parameters, multiply-adds and positions.
 
     Args:
         net: a name from `gradflow list`.
@@ -149,14 +152,16 @@ def describe(
         image: the image's side in pixels (32, or in family imagenet the paper's: 224, alexnet 227).
         channels: of the image.
         classes: of the classifier (10, or 1000 in family imagenet).
+        layers: a row for each weighted layer.
     """
-    from gradflow import describe as describing
+    from gradflow import tabulate
 
     several = [name for name, value in given(settings).items() if len(value) > 1]
     if several:
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
     values = {name: value for name, (value,) in given(settings).items()}
-    print(describing.table(net, image=image, channels=channels, classes=classes, **values))
+    table = tabulate.of_layers if layers else tabulate.of_paper
+    print(table(net, image=image, channels=channels, classes=classes, **values))
     return 0
 
 
@@ -230,10 +235,17 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in hidden:
         sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))
     try:
-        sys.exit(parse(VERBS, sys.argv[1:])())
-    except BadInput as error:
-        print(f"gradflow: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        try:
+            sys.exit(parse(VERBS, sys.argv[1:])())
+        except BadInput as error:
+            print(f"gradflow: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(EXIT_STOPPED)
+        finally:
+            print(end="", flush=True)  # now, because nothing catches what fails when Python ends
+    except BrokenPipeError:  # whoever reads has seen enough: `gradflow describe vgg | head -3`
+        # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_PIPE)

@@ -1,21 +1,33 @@
 """What a net is, layer by layer, without running it: output shapes, parameters, multiply-adds, positions."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from gradflow import nets
 from gradflow.errors import BadInput
+from gradflow.hooks import Point, points
+
+# What pools are called where a net is traced to the equations that it computes. The sum is the global average's.
+POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool", "reduce_sum": "average pool"}
 
 
 class Layer(NamedTuple):
-    """One weighted layer."""
+    """One weighted layer, or a pool, which has neither parameters nor a name of its own."""
 
     name: str
     output: tuple[int, ...]  # (height, width, channel) or (classes,)
     parameters: int
     multiply_adds: int  # for one image, as the papers count: those of convolutions and products
-    position: int
+    position: int  # of a pool: that of what was last called before it
+    window: int = 0  # the side of a kernel or a pool in pixels; 0 is a fully connected layer
+    stride: int = 1
+    groups: int = 1
+    joined: tuple[int, ...] = ()  # after the last layer of an Inception module: all its branches
 
 
 def layers(
@@ -26,35 +38,66 @@ def layers(
 
     Raises `BadInput` for an illegal setting, or an image that is too small.
     """
+    found, others = layers_and_pools(name, image, channels, classes, **settings)
+    return [layer for layer in found if layer.parameters], others
+
+
+def layers_and_pools(
+    name: str, image: int | None = None, channels: int = 3, classes: int | None = None, **settings: Any
+) -> tuple[list[Layer], int]:
+    """`layers`, with the pools that stand between them."""
     usual_image, usual_classes = nets.usual_image(name, **settings)
     side, count = usual_image if image is None else image, usual_classes if classes is None else classes
     if min(side, count, channels) < 1:
         raise BadInput(f"image {side}, channels {channels} and classes {count} are not legal: each must be at least 1")
-    net = nets.build(name, classes=count, channels=channels, image=side, **settings)
+    net = nets.abstract(name, classes=count, channels=channels, image=side, **settings)
     owners = nets.weighted_layers(nets.split(net)[1])
-    points = nets.points_of(net, (side, side, channels))
-    adds, found = nets.multiply_adds(owners, points), []
-    for point in points:
-        if point.name in owners:
-            parameters = sum(array.size for array in jax.tree.leaves(owners[point.name]))
-            found.append(Layer(point.name, point.shape[1:], parameters, adds[point.name], point.position))
+    points, equations = _traced(net, (side, side, channels), owners)
+    adds, found, position = nets.multiply_adds(owners, points.values()), [], 0
+    for equation in equations:
+        if equation.primitive.name == "name" and equation.params["name"] in points:
+            point = points[equation.params["name"]]
+            position = point.position
+            if point.name in owners:
+                found.append(_layer(net, point, owners[point.name], adds[point.name]))
+            elif found and found[-1].name.startswith(f"{point.name}/"):
+                found[-1] = found[-1]._replace(joined=point.shape[1:])
+        pool = _pool(equation, position)
+        # A mean over windows is followed by the same pool of ones, which counts their pixels.
+        if pool and pool._replace(output=found[-1].output) != found[-1]:
+            found.append(pool)
     return found, nets.count_parameters(net) - sum(layer.parameters for layer in found)
 
 
-def table(name: str, image: int | None = None, channels: int = 3, classes: int | None = None, **settings: Any) -> str:
-    """The layers as a table with totals, as `gradflow describe` prints it."""
-    found, others = layers(name, image, channels, classes, **settings)
-    rows = [("layer", "output", "parameters", "multiply-adds", "position")]
-    for layer in found:
-        shape = "x".join(map(str, layer.output))
-        rows.append((layer.name, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}", str(layer.position)))
-    rows.append(("normalisations", "", f"{others:,}", "", ""))
-    parameters, multiply_adds = others + sum(one.parameters for one in found), sum(one.multiply_adds for one in found)
-    rows.append(("total", "", f"{parameters:,}", f"{multiply_adds:,}", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    )
+def _traced(net: nnx.Module, image_shape: tuple[int, ...], owners: Iterable[str]) -> tuple[dict[str, Point], list[Any]]:
+    """The points of a net by name, and the equations of its forward pass; a point's is called as the point is."""
+    graph, params, rest = nets.split(net)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jax.tree.leaves(params)[0].dtype)
+    traces = []
+
+    def forward(hook, *arguments):
+        named = lambda name, x: checkpoint_name(hook(name, x), name)  # noqa: E731
+        traces.append(jax.make_jaxpr(lambda params, rest, x: nets.apply(graph, params, rest, x, named)[0])(*arguments))
+
+    found = points(forward, params, rest, images, layers=owners)
+    return {point.name: point for point in found}, traces[0].eqns
+
+
+def _layer(net: nnx.Module, point: Point, params: dict[str, jax.Array], multiply_adds: int) -> Layer:
+    module = functools.reduce(getattr, point.name.split("/"), net)
+    parameters = sum(array.size for array in params.values())
+    window = params["kernel"].shape[0] if params["kernel"].ndim == 4 else 0
+    stride, groups = getattr(module, "stride", 1), getattr(module, "groups", 1)
+    return Layer(point.name, point.shape[1:], parameters, multiply_adds, point.position, window, stride, groups)
+
+
+def _pool(equation: Any, position: int) -> Layer | None:
+    """The pool that an equation is, if maps get smaller by it (those inside Inception modules keep their size)."""
+    kind, given = equation.primitive.name, equation.params
+    if kind == "reduce_sum" and given["axes"] == (1, 2) and equation.invars[0].aval.ndim == 4:
+        window, stride = equation.invars[0].aval.shape[1], 1
+    elif kind in POOLS and given.get("window_strides", (1, 1))[1] > 1:
+        window, stride = given["window_dimensions"][1], given["window_strides"][1]
+    else:
+        return None
+    return Layer(POOLS[kind], equation.outvars[0].aval.shape[1:], 0, 0, position, window, stride)

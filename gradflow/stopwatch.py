@@ -50,7 +50,8 @@ class Stopwatch:
         `seconds`: a list, one a step.
         """
         assert self.process.stdin
-        print(count if read == 1 else f"{count} {read}", file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has died: what is heard of it says so
+            print(count if read == 1 else f"{count} {read}", file=self.process.stdin, flush=True)
         return self._hear()
 
     def _hear(self) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """The command line as a person meets it: help, lists, options that stand for the fields of a run."""
 
 import dataclasses
+import os
 import re
+import signal
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -89,6 +93,19 @@ def test_a_net_is_described_from_its_settings():
     said = call("describe", "residual", "--depth", 20, "--width", 16)
     assert (said.code, said.err) == (0, "")
     assert re.search(r"^total +269,722 ", said.out, re.M)  # He et al. 2015, table 6: 0.27M
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("--help",), ("describe", "--help"), ("describe", "mlp", "--layers")])
+def test_a_reader_who_has_seen_enough_ends_it_quietly(arguments):
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does when it has its lines
+    try:
+        command = [sys.executable, "-m", "gradflow", *arguments]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == cli.EXIT_PIPE == 128 + signal.SIGPIPE
 
 
 def test_ctrl_c_is_one_line(monkeypatch):
