@@ -23,6 +23,7 @@ SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
 # A branch that does not come back: its points go on from where it leaves, and the main path knows nothing of it.
 SIDE_BRANCH = "auxiliary"
 JOINT = "+"  # between the names of equal units that are one scan
+OPEN, CLOSED = 0, 1  # a sink that is read at this step, and one that nobody reads
 _LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
@@ -40,7 +41,9 @@ def silent(name: str, x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def tap(x: jax.Array, sink: jax.Array) -> jax.Array:
-    """The identity in `x`. By definition the gradient of `sink` (a scalar) is the Frobenius norm of that of `x`."""
+    """The identity in `x`. By definition the gradient of `sink` (a scalar) is the Frobenius norm of that of `x`; of a
+    closed one it is of no meaning.
+    """
     del sink
     return x
 
@@ -50,10 +53,21 @@ def _tap_forward(x, sink):
 
 
 def _tap_backward(sink, gradient):
-    return gradient, norm(gradient, sink.dtype)
+    return gradient, _if_open(sink, lambda gradient: norm(gradient, sink.dtype), gradient)
 
 
 tap.defvjp(_tap_forward, _tap_backward)
+
+
+def _if_open(sink: jax.Array, reading: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`reading(x)`; where the sink is closed nan, and nothing is computed.
+
+    On a CPU and for many entries, that is: elsewhere a branch would make the device wait for the host.
+    """
+    if x.size < _LARGE or jax.default_backend() != "cpu":
+        return reading(x)
+    shape = jax.eval_shape(reading, x)
+    return jax.lax.cond(sink == OPEN, reading, lambda x: jnp.full(shape.shape, jnp.nan, shape.dtype), x)
 
 
 def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
@@ -125,8 +139,9 @@ class Recorder:
         _once(name, self.forward)
         if name not in self.sinks:
             raise ValueError(f"no sink for {name!r}: make the sinks from the points of this very net")
-        self.forward[name] = summary(x)
-        return tap(x, self.sinks[name])
+        sink = self.sinks[name]
+        self.forward[name] = _if_open(sink, summary, x)
+        return tap(x, sink)
 
 
 class Point(NamedTuple):
@@ -180,10 +195,11 @@ def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) 
     return tuple(search.found.values())
 
 
-def make_sinks(points: Iterable[Point], rows: Iterable[str] = ()) -> Sinks:
-    """One zero a point. Its dtype is that of the reading: float32, or float64 where the net computes in float64.
+def make_sinks(points: Iterable[Point], rows: Iterable[str] = (), read: Any = True) -> Sinks:
+    """One sink a point, open if `read`. Its dtype is that of the reading: float32, or float64 where the net computes in
+    float64.
 
-    Where units are one scan, which the joint names in `rows` say, a point of theirs has one sink with a zero a unit.
+    Where units are one scan, which the joint names in `rows` say, a point of theirs has one sink with an entry a unit.
     """
     row = {unit: joint for joint in rows for unit in separate(joint)}
     sinks: Sinks = {}
@@ -191,7 +207,8 @@ def make_sinks(points: Iterable[Point], rows: Iterable[str] = ()) -> Sinks:
         unit, slash, part = point.name.partition("/")
         name = row.get(unit, unit) + slash + part
         shape = (len(separate(name)),) if unit in row else ()
-        sinks[name] = jnp.zeros(shape, jnp.promote_types(point.dtype, jnp.float32))
+        dtype = jnp.promote_types(point.dtype, jnp.float32)
+        sinks[name] = jnp.broadcast_to(jnp.where(read, OPEN, CLOSED).astype(dtype), shape)
     return sinks
 
 

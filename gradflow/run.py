@@ -268,7 +268,8 @@ def execute(
     record.write_status("running", step=int(state.step), steps=run.steps)
     ended = "done"
     step = int(state.step)
-    readings = training.readings(state, run.seed, run.steps, test_at=run.tests, save_at=save_at, save=save)
+    schedule = {"read_at": run.keeps, "test_at": run.tests, "save_at": save_at}
+    readings = training.readings(state, run.seed, run.steps, **schedule, save=save)
     for reading in readings:
         if stopped:  # the checkpoint is written; this reading will be made again
             return "stopped"

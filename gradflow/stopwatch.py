@@ -67,8 +67,8 @@ def serve(settings: str) -> None:
     """Builds and compiles a training step on random images, says what that took, then makes steps as it is told to.
 
     `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`. For each line
-    `count` or `count read` on standard input: that many steps, the readings fetched one step late as in
-    `Training.readings`.
+    `count` or `count read` on standard input: that many steps, of which the first and then every `read`-th is read, the
+    readings fetched one step late as in `Training.readings`.
     """
     begun = time.perf_counter()
     import jax
@@ -96,20 +96,20 @@ def serve(settings: str) -> None:
     done = time.perf_counter()
     number, late = 0, None
 
-    def step(read: int) -> float:
+    def step(read: bool = True) -> float:
         nonlocal state, number, late
         started = time.perf_counter()
-        state, arrays = training.step(state, 0, number)
+        state, arrays = training.step(state, 0, number, read)
         number += 1
-        if late is not None and number % read == 0:
+        if late is not None:
             jax.device_get(late)
-        late = arrays
+        late = arrays if read else None
         # Eager PyTorch has finished when a step returns, so ours is waited for: a run itself would not wait.
         jax.block_until_ready(arrays)
         return time.perf_counter() - started
 
-    step(1)  # the first one compiles again, or finds what is compiled
-    step(1)
+    step()  # the first one compiles again, or finds what is compiled
+    step()
     _forget_peak()
     memory = compiled.memory_analysis()
     say = {
@@ -123,7 +123,7 @@ def serve(settings: str) -> None:
     print(json.dumps(say), flush=True)
     for line in sys.stdin:
         count, read = (*map(int, line.split()), 1)[:2]
-        seconds = [step(read) for _ in range(count)]
+        seconds = [step(i % read == 0) for i in range(count)]
         waited = time.perf_counter()
         jax.block_until_ready(jax.device_put(data.indices(0, number, batch, len(images))))
         waited = time.perf_counter() - waited

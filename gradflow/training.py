@@ -35,11 +35,12 @@ def loss_and_error(logits: Logits, labels: Labels) -> tuple[Scalar, Scalar]:
     return loss, jnp.mean(jnp.argmax(logits, axis=-1) != labels, dtype=loss.dtype)
 
 
-def gradients(graph, points, params, rest, images, labels):
+def gradients(graph, points, params, rest, images, labels, read=True):
     """One forward and one backward pass: the gradient of the parameters, and what the hooks saw.
 
     Returns `(gradients, backward, forward, rest, loss, error)`; `backward` is the gradient of the sinks. Loss and error
     are those of the net's own answer; what is differentiated is the loss with those of auxiliary classifiers added.
+    Unless `read`, what the hooks saw may be missing (nan).
     """
 
     def loss_of(params, sinks):
@@ -51,27 +52,29 @@ def gradients(graph, points, params, rest, images, labels):
         return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
 
     (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
-        params, make_sinks(points, stack.rows(params))
+        params, make_sinks(points, stack.rows(params), read)
     )
     return gradient, backward, forward, rest, loss, error
 
 
-def finite(readings: dict[str, jax.Array]) -> jax.Array:
-    """Whether the loss, every activation's spread and every weight gradient are finite.
+def finite(readings: dict[str, jax.Array], read: jax.Array | bool) -> jax.Array:
+    """Whether the loss, every weight gradient and, where they were `read`, every activation's spread are finite.
 
     The loss alone does not tell: XLA's maximum on CPUs may turn a nan into 0, so a ReLU can hide an overflow from it.
     """
-    watched = ("loss", "activation_std", "gradient_norm")
-    return jnp.all(jnp.isfinite(jnp.concatenate([jnp.ravel(readings[name]) for name in watched])))
+    spread = jnp.where(read, readings["activation_std"], 0)
+    return jnp.all(jnp.isfinite(jnp.concatenate([readings["loss"][None], readings["gradient_norm"], spread])))
 
 
 def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
-    """The step `(state, images, labels) -> (state, readings)`; without `points` only loss and error are read."""
+    """The step `(state, images, labels, read) -> (state, readings)`; without `points` only loss and error are read, and
+    where `read` is false activations and their gradients need not be.
+    """
     places = Places.of(points, layers) if points else None
 
-    def step(state: State, images, labels):
+    def step(state: State, images, labels, read=True):
         gradient, backward, forward, rest, loss, error = gradients(
-            graph, points, state.params, state.rest, images, labels
+            graph, points, state.params, state.rest, images, labels, read
         )
         updates, moments = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -84,7 +87,7 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
                 gradient_norm=nets.weighted_layers(gradient),
                 update_norm=nets.weighted_layers(updates),
             )
-            readings["finite"] = finite(readings)
+            readings["finite"] = finite(readings, read)
         return State(params, rest, moments, state.step + 1, state.key), readings
 
     return step
@@ -125,12 +128,12 @@ class Training:
         colours = data.colours(dataset.train_images, deviation) if "colour" in transforms else None
         take = make_step(graph, points if record else (), layers, optimiser)
 
-        def step(state: State, images, labels, indices):
+        def step(state: State, images, labels, indices, read):
             chosen = data.normalise(images[indices], mean, deviation)
             if transforms:
                 key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
                 chosen = data.augment(key, chosen, transforms=transforms, colours=colours)
-            return take(state, chosen, labels[indices])
+            return take(state, chosen, labels[indices], read)
 
         def wrong(state: State, images, labels):
             logits, _ = nets.apply(
@@ -139,7 +142,7 @@ class Training:
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
         self._step = runtime.compiled(step, donate_argnums=0)
-        self._steps = runtime.compiled(jax.vmap(step, in_axes=(0, None, None, 0)), donate_argnums=0)
+        self._steps = runtime.compiled(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
         self._wrong = runtime.compiled(wrong)
         self._train = runtime.everywhere(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
@@ -151,13 +154,16 @@ class Training:
         state = State(params, rest, self.optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
         return jax.tree.map(jnp.copy, runtime.everywhere(self.mesh, state))
 
-    def step(self, state: State, seed: int, number: int) -> tuple[State, dict[str, jax.Array]]:
-        """Step `number` (from 0) on the batch that seed and number say. The state given is used up."""
-        return self._step(state, *self._train, self._indices(seed, number))
+    def step(self, state: State, seed: int, number: int, read: bool = True) -> tuple[State, dict[str, jax.Array]]:
+        """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
+
+        Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit.
+        """
+        return self._step(state, *self._train, self._indices(seed, number), np.bool_(read))
 
     def lower(self, state: State) -> Any:
         """The step, traced and not yet compiled: what compiling costs and needs can be asked of it (`jax.stages`)."""
-        return self._step.lower(state, *self._train, self._indices(0, 0))
+        return self._step.lower(state, *self._train, self._indices(0, 0), np.bool_(True))
 
     def _indices(self, seed: int, number: int) -> jax.Array:
         indices = data.indices(seed, number, self.batch, self.count)
@@ -182,18 +188,19 @@ class Training:
         seed: int,
         steps: int,
         *,
+        read_at: Callable[[int], bool] = lambda step: True,
         test_at: Callable[[int], bool] = lambda step: False,
         save_at: Callable[[int], bool] = lambda step: False,
         save: Callable[[int, State], None] = lambda step, state: None,
     ) -> Iterator[Reading]:
-        """Trains from `state` to `steps` steps, one `Reading` a step.
+        """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack activations.
 
         A reading is handed out only when the next step is already under way, so that the device never waits for who
         reads. Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
         """
         late = None
         for number in range(int(state.step), steps):
-            state, arrays = self.step(state, seed, number)
+            state, arrays = self.step(state, seed, number, read_at(number + 1))
             if late:
                 yield late
             if test_at(number + 1):
@@ -216,7 +223,8 @@ class Training:
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         for number in range(int(states[0].step), steps):
             indices = np.stack([data.indices(seed, number, self.batch, self.count) for seed in seeds])
-            state, arrays = self._steps(state, *self._train, jax.device_put(indices, runtime.along_batch(self.mesh, 1)))
+            indices = jax.device_put(indices, runtime.along_batch(self.mesh, 1))
+            state, arrays = self._steps(state, *self._train, indices, np.bool_(True))
             yield tuple(
                 Reading(number + 1, self.places, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
                 for i in range(len(seeds))

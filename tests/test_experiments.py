@@ -280,16 +280,19 @@ def overhead_table(image_size: int = 32, batch: int = 128) -> Any:
             settings = {"net": net, "depth": depth, "tool": tool, "read": read, "seed": seed, "workers": 0}
             settings |= {"run": str(settings), "image_size": image_size, "batch": batch}
             numbers = {
-                "step_seconds": [seconds * (1 + seed), 100.0, 0.0],
+                # Of ten, the first is read: 3 s and nine times 1, 2 or 3 in the unit of the turn are 2.1 on average.
+                "step_seconds": [part * seconds * (1 + seed) for part in (3, 2, 2, 2, 1, 1, 3, 3, 1, 2)]
+                if read == 10
+                else [seconds * (1 + seed), 100.0, 0.0],
                 "input_seconds": [0.001],
                 "peak_megabytes": [7],
             }
             if seed == 0:
                 numbers |= {"trace_seconds": [1.0], "compile_seconds": [3.0], "temporary_megabytes": [50.0 + read]}
             rows += [
-                settings | {"quantity": quantity, "value": value}
+                settings | {"quantity": quantity, "step": step, "value": value}
                 for quantity, some in numbers.items()
-                for value in some
+                for step, value in enumerate(some, start=1)
             ]
     return pd.DataFrame(rows)
 
@@ -314,7 +317,7 @@ def test_the_verdict_on_overhead_is_ratios_by_round():
     assert of("plain net of 56").outcome == "FAIL"
     assert of("shallowest").outcome == "INCONCLUSIVE"  # nobody measured PyTorch there
     assert of("every step").mean == pytest.approx(5.6 / 5.4)
-    assert of("every tenth").mean == pytest.approx(5.5 / 5.4)
+    assert of("every tenth").mean == pytest.approx(2.1 * 5.5 / 5.4)
     assert of("no memory").mean == pytest.approx(51 / 50)
     assert of("soon compiled").per_seed == {0: 4.0}
     assert of("linear").per_seed == pytest.approx({0: 0, 1: 0, 2: 0}, abs=1e-9)  # 0.1 s a layer

@@ -11,9 +11,10 @@ import pytest
 from commands import compile_once  # noqa: F401
 
 import gradflow as gf
-from gradflow import sweep
+from gradflow import checkpoint, nets, sweep
 from gradflow.errors import BadInput
-from gradflow.run import execute
+from gradflow.nets import stack
+from gradflow.run import execute, prepare
 from gradflow.table import FORMAT, NET, Record
 
 OTHER: dict[str, Any] = {  # another legal value of every field
@@ -290,6 +291,20 @@ def test_what_is_recorded_is_what_train_yields_also_when_it_is_stopped_and_goes_
     assert not parts.finished
     assert execute(RUN, parts, watch=lambda reading: seen.append(reading.step)) == "done"
     assert seen == list(range(1, 9))  # it went on with step 4
+    np.testing.assert_equal(stored(parts), stored(whole))
+
+
+def test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one(tmp_path):
+    run = dataclasses.replace(RUN, depth=20)
+    whole, parts = Record(tmp_path / "whole"), Record(tmp_path / "parts")
+    assert execute(run, whole) == "done"
+    polls = iter([False, False, True, True])
+    assert execute(run, parts, stop=lambda: next(polls)) == "stopped"
+    _, params, _ = nets.split(run.build())
+    one_by_one = stack.separated(prepare(run)[1])
+    assert one_by_one.params.keys() == params.keys() != prepare(run)[1].params.keys()
+    assert checkpoint.latest(parts.checkpoints, like=one_by_one)  # no checkpoint of another structure is read
+    assert execute(run, parts) == "done"
     np.testing.assert_equal(stored(parts), stored(whole))
 
 

@@ -12,6 +12,7 @@ import gradflow as gf
 from gradflow import data, nets, optim, runtime
 from gradflow.errors import BadInput
 from gradflow.measure import Reading
+from gradflow.nets import stack
 from gradflow.training import Training
 
 BATCH = 32
@@ -63,6 +64,32 @@ def test_the_same_seed_reads_the_same_to_the_last_bit_and_another_does_not(train
     first, second, other = (table(training.readings(training.start(net, seed), seed, 4)) for seed in (0, 0, 1))
     assert first == second
     assert all(one[1] != another[1] for one, another in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("name", "depth", "rows"), [("plain", 8, 0), ("residual", 20, 1)])
+def test_a_step_that_is_not_read_is_the_same_step_and_reads_no_large_activation(name, depth, rows):
+    net = build(name, depth=depth, width=16)
+    training = Training(net, DIGITS, sgd(), batch=256)  # at 8x8x16 twice the entries from which on it pays
+    states, readings = {}, {}
+    for read in (True, False):
+        state = training.start(net, 0)
+        assert len(stack.rows(state.params)) == rows
+        for number in range(3):
+            state, arrays = training.step(state, 0, number, read or number != 1)
+            readings[read, number] = Reading(number + 1, training.places, arrays)
+        states[read] = jax.device_get(state)
+    jax.tree.map(np.testing.assert_array_equal, states[True], states[False])
+    assert [one.values for (read, number), one in readings.items() if number != 1 and read] == [
+        one.values for (read, number), one in readings.items() if number != 1 and not read
+    ]
+    whole, part = readings[True, 1], readings[False, 1]
+    assert part.finite
+    assert part.loss == whole.loss
+    for quantity in ("activation_mean", "zero_fraction", "activation_gradient_norm"):
+        assert np.isfinite(list(whole.values[quantity].values())).all()
+        assert np.isnan(part.values[quantity]["block01"])
+        assert part.values[quantity]["head"] == whole.values[quantity]["head"]
+    assert part.values["gradient_norm"] == whole.values["gradient_norm"]
 
 
 def test_readings_are_complete_in_order_and_one_step_late(training, net, monkeypatch):
