@@ -1,5 +1,7 @@
 """What the platform needs: compile options, devices, the mesh, and the environment of a run's own process."""
 
+import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -50,6 +52,14 @@ def library_off() -> str:
 def compiled(function: Callable, **options: Any) -> Any:
     """`jax.jit` with this platform's compile options."""
     return jax.jit(function, compiler_options=compile_options() or None, **options)
+
+
+def give_back() -> None:
+    """Gives the memory that compiling took and freed back to the system, where the C library would keep it (glibc):
+    250 MB after a recorded step of 56 layers.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def child_environment() -> dict[str, str]:

@@ -141,7 +141,7 @@ class Training:
             )
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
-        self._step = runtime.compiled(step, donate_argnums=0)
+        self._step, self._compiled = runtime.compiled(step, donate_argnums=0), False
         self._steps = runtime.compiled(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
         self._wrong = runtime.compiled(wrong)
         self._train = runtime.everywhere(self.mesh, (dataset.train_images, dataset.train_labels))
@@ -159,7 +159,11 @@ class Training:
 
         Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit.
         """
-        return self._step(state, *self._train, self._indices(seed, number), np.bool_(read))
+        result = self._step(state, *self._train, self._indices(seed, number), np.bool_(read))
+        if not self._compiled:
+            runtime.give_back()
+            self._compiled = True
+        return result
 
     def lower(self, state: State) -> Any:
         """The step, traced and not yet compiled: what compiling costs and needs can be asked of it (`jax.stages`)."""
