@@ -298,7 +298,7 @@ from gradflow import optim
 from gradflow.training import Training, read
 from naive import DIGITS, build, digits
 
-net = build()
+net = build(depth=20)  # deep enough for units to be joined
 readings = [read(net, *digits(8))]
 training = Training(net, DIGITS, optim.optimiser("sgd", optim.schedule("constant", 0.05, 2), 0.9, 0.0), batch=16)
 readings += training.readings(training.start(net, 0), 0, 2)
@@ -315,7 +315,7 @@ def test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax():
     )
     said = json.loads(process.stdout)
     assert said["modes"] == [False, False]
-    net = build()
+    net = build(depth=20)
     training = Training(net, DIGITS, optim.optimiser("sgd", optim.schedule("constant", 0.05, 2), 0.9, 0.0), batch=16)
     here = [read(net, *digits(8)), *training.readings(training.start(net, 0), 0, 2)]
     assert said["losses"] == pytest.approx([reading.loss for reading in here], rel=1e-5)
