@@ -59,7 +59,7 @@ def _tap_backward(sink, gradient):
 tap.defvjp(_tap_forward, _tap_backward)
 
 
-def _if_open(sink: jax.Array, reading: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def _if_open(sink, reading: Callable[[jax.Array], jax.Array], x) -> jax.Array:
     """`reading(x)`; where the sink is closed nan, and nothing is computed.
 
     On a CPU and for many entries, that is: elsewhere a branch would make the device wait for the host.

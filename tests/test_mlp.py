@@ -13,7 +13,6 @@ from naive import build, digits, signals
 import gradflow as gf
 from gradflow import describe, initialisers, layers, nets, normalisations, rows, training
 from gradflow.errors import BadInput
-from gradflow.nets import stack
 
 
 def perceptron(name="residual_mlp", depth: Any = 5, width: Any = 6, image: Any = 8, **settings: Any):
@@ -116,25 +115,6 @@ def test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point(name, order, norm
         a, b = theirs["block02/identity"], theirs["block02/residual"]
         cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
         assert gf.read(net, images, labels).values["path_cosine"]["block02"] == pytest.approx(cosine, abs=1e-4)
-
-
-def test_scanned_and_unrolled_units_agree(monkeypatch):
-    images, labels = digits(6)
-    graph, params, rest = nets.split(perceptron())
-    points = nets.points_of(perceptron(), images.shape[1:])
-
-    def everything():
-        run = lambda params: training.gradients(graph, points, params, rest, images, labels)  # noqa: E731
-        return str(jax.make_jaxpr(run)(params)), jax.jit(run)(params)
-
-    text, unrolled = everything()
-    monkeypatch.setattr(stack, "LEAST", 3)
-    other_text, scanned = everything()
-    assert " scan[" in other_text
-    assert " scan[" not in text
-    assert jax.tree.structure(scanned) == jax.tree.structure(unrolled)
-    for one, other in zip(jax.tree.leaves(scanned), jax.tree.leaves(unrolled), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
