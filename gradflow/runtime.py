@@ -58,7 +58,7 @@ def give_back() -> None:
     """Gives the memory that compiling took and freed back to the system, where the C library would keep it (glibc):
     250 MB after a recorded step of 56 layers.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 
