@@ -17,7 +17,7 @@ PRESETS = {
 NETS = (
     {"net": "mlp", "depth": 3, "normalisation": "none", "learning_rate": 0.03},
     {"net": "cnn", "normalisation": "none", "learning_rate": 0.03},
-    {"net": "alexnet", "normalisation": "none", "learning_rate": 0.01},
+    {"net": "alexnet", "normalisation": "none", "learning_rate": 0.003},
     {"net": "nin", "normalisation": "none", "learning_rate": 0.03, "width": 48},
     {"net": "vgg", "depth": 16, "normalisation": "none", "learning_rate": 0.02, "width": 16},
     {"net": "googlenet", "normalisation": "none", "learning_rate": 0.03, "width": 16},
