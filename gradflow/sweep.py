@@ -87,6 +87,8 @@ def execute(
             outcome.ended[name] = record.status["state"]
         else:
             todo.append(name)
+    # Long runs first, so that at the end no worker has one to itself while the others wait.
+    todo.sort(key=lambda name: _length(named[name][0]), reverse=True)
     total, workers = _count_workers(workers)
     elsewhere: set[str] = set()  # told once that another command has them
     pool = _Pool(workers, total // workers)
@@ -115,6 +117,11 @@ def execute(
     finally:
         pool.close()
     return outcome
+
+
+def _length(run: Run) -> int:
+    """How long a run takes, roughly; only their order matters."""
+    return (run.depth or 1) * run.steps * run.batch
 
 
 def _write_failure(record: Record, reason: str) -> None:

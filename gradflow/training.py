@@ -141,6 +141,11 @@ class Training:
             )
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
+        def begin(params, rest, key):
+            state = State(params, rest, optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
+            return jax.tree.map(jnp.copy, state)  # the step uses it up
+
+        self._begin = runtime.compiled_once(begin)
         self._step, self._compiled = runtime.compiled(step, donate_argnums=0), False
         self._steps = runtime.compiled(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
         self._wrong = runtime.compiled(wrong)
@@ -151,8 +156,8 @@ class Training:
         """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
         _, params, rest = nets.split(stack.joined(net, self.pixels))
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        state = State(params, rest, self.optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
-        return jax.tree.map(jnp.copy, runtime.everywhere(self.mesh, state))
+        jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
+        return runtime.everywhere(self.mesh, self._begin(params, rest, key))
 
     def step(self, state: State, seed: int, number: int, read: bool = True) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
