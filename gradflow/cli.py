@@ -230,7 +230,9 @@ VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": de
 
 
 def main() -> None:
-    """The entry point: parses, runs the verb, and turns `BadInput` into one line and exit code 2."""
+    """The entry point: parses, runs the verb, and turns `BadInput`, and what the system refuses, into one line and
+    exit code 2.
+    """
     hidden = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
     if sys.argv[1:2] and sys.argv[1] in hidden:
         sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))
@@ -245,7 +247,10 @@ def main() -> None:
             sys.exit(EXIT_STOPPED)
         finally:
             print(end="", flush=True)  # now, because nothing catches what fails when Python ends
-    except BrokenPipeError:  # whoever reads has seen enough: `gradflow describe vgg | head -3`
+    except OSError as error:
         # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_PIPE)
+        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough: `gradflow describe vgg | head -3`
+            sys.exit(EXIT_PIPE)
+        print(f"gradflow: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -108,6 +108,16 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(arguments):
     assert done.returncode == cli.EXIT_PIPE == 128 + signal.SIGPIPE
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full here")
+@pytest.mark.parametrize("arguments", [("list",), ("describe", "mlp")])
+def test_a_full_disk_under_standard_output_is_one_line(arguments):
+    command = [sys.executable, "-m", "gradflow", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "gradflow: standard output: No space left on device\n"
+    assert done.returncode == cli.EXIT_BAD_INPUT == 2
+
+
 def test_ctrl_c_is_one_line(monkeypatch):
     def press(*_, **__):
         raise KeyboardInterrupt
