@@ -3,7 +3,8 @@
 A table is the long one of `gradflow.load`. Runs that share net, depth and normalisation are seeds of one another.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,21 @@ def units(rows: Frame) -> Frame:
     return found if len(found) else rows
 
 
-def on_spine(rows: Frame) -> Series:
-    """Returns which rows are of units; of a net without units, which are of layers on its main path.
+def spine(points: Iterable[str]) -> list[str]:
+    """Returns those of a net's points that are its units or, where it has none, the layers of its main path.
 
     What is inside a module that is a point itself (`inception3a/1x1`) is not, nor what leads to an auxiliary answer.
     """
-    unit = rows["layer"].str.fullmatch(r"block\d+")
-    points = set(zip(rows["run"], rows["layer"], strict=True))
-    parents = zip(rows["run"], rows["layer"].str.replace(r"/?[^/]*$", "", regex=True), strict=True)
-    inside = pd.Series([parent in points for parent in parents], rows.index, dtype=bool)
-    aside = inside | rows["layer"].str.startswith("auxiliary")
-    return unit | (~unit.groupby(rows["run"]).transform("any") & ~aside)
+    points = dict.fromkeys(points)
+    units = [name for name in points if re.fullmatch(r"block\d+", name)]
+    main = [name for name in points if name.rpartition("/")[0] not in points and not name.startswith("auxiliary")]
+    return units or main
+
+
+def on_spine(rows: Frame) -> Series:
+    """Returns which rows are of points on the spine of their run's net."""
+    of_run = {run: set(spine(layers)) for run, layers in rows.groupby("run")["layer"]}
+    return pd.Series([layer in of_run[run] for run, layer in zip(rows["run"], rows["layer"], strict=True)], rows.index)
 
 
 def nets(rows: Frame) -> list[str]:

@@ -55,6 +55,7 @@ def work(cores: str) -> None:
 
 def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> None:
     from gradflow import run as one
+    from gradflow.rows import spine
 
     def say(event: str, **details: Any) -> None:
         print(json.dumps({"event": event, "run": job["run"], **details}), file=parent, flush=True)
@@ -67,9 +68,9 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> None:
         if reading.step in (1, settings.steps) or not reading.finite or now - told > 0.25:
             told = now
             norms = reading.values["activation_gradient_norm"]
-            spine = [value for name, value in norms.items() if "/" not in name]
             numbers = {"loss": reading.loss, "train_error": reading.train_error}
-            say("reading", step=reading.step, steps=settings.steps, norms=spine, **numbers)
+            numbers["norms"] = [norms[name] for name in spine(norms)]
+            say("reading", step=reading.step, steps=settings.steps, **numbers)
 
     record = Record(Path(job["folder"]))
     try:
