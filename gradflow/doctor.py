@@ -37,6 +37,7 @@ def lines() -> Iterator[str]:
         yield _line("huge pages", lambda: _huge_pages(environment, worker))
         yield _line("pinning", _pinning)
         yield _line("accelerator", lambda: worker("accelerator"))
+    yield _line("compile cache", _compile_cache)
     yield "In a process of your own, as a notebook:"
     yield _line("fast CPU library", lambda: "as above: it needs nothing before the start")
     yield _line("huge pages", lambda: _own_huge_pages(environment))
@@ -94,6 +95,14 @@ def _pinning() -> str:
     if not _PINS:
         return "not active: this system has no sched_setaffinity"
     return "active: each worker of a sweep has its own cores; gain not measured"
+
+
+def _compile_cache() -> str:
+    """JAX's own, which it asks the environment for. Whether it pays depends on how often a setting is run again."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder:
+        return f"active: steps are compiled once and kept in {folder}; gain not measured"
+    return "not active: JAX_COMPILATION_CACHE_DIR=FOLDER gradflow ... keeps compiled steps between commands"
 
 
 def _huge_pages(environment: dict[str, str], worker: Probe) -> str:

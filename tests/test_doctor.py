@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from commands import call
 
-from gradflow import probe, runtime
+from gradflow import doctor, probe, runtime
 
 ON = runtime.HUGE_PAGES["GLIBC_TUNABLES"]
-SWITCHES = ("fast CPU library", "huge pages", "pinning", "accelerator")
+SWITCHES = ("fast CPU library", "huge pages", "pinning", "accelerator", "compile cache")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,16 @@ def test_a_probe_that_fails_says_so_in_one_line(monkeypatch, broken):
     assert (said.code, said.err) == (0, "")
     for switch in ("devices", "fast CPU library", "accelerator"):
         assert re.search(rf"^{switch} +unknown: the probe.*[^:]$", said.out, re.M)
-    assert len(said.out.splitlines()) == 12
+    assert len(said.out.splitlines()) == 13
     assert "Traceback" not in said.out
+
+
+@pytest.mark.parametrize(("folder", "state"), [("/kept", "active: .* /kept;"), (None, "not active: .*=FOLDER ")])
+def test_where_compiled_steps_are_kept(monkeypatch, folder, state):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+    assert re.match(state, doctor._compile_cache())
 
 
 def test_medians_do_not_mind_the_first_turn_nor_an_outlier():
