@@ -60,17 +60,19 @@ def _canonical(x, kernel, stride: int, pads, spread: int = 1):
     """
     if x.dtype == jnp.float32 and math.prod(x.shape[1:3]) < math.prod(kernel.shape[:2]):
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, spread - 1) for pad in pads), (0, 0, 0)])
-        x, pads, spread = _barrier(x), [(0, 0)] * 2, 1
+        x, pads, spread = barrier(x), [(0, 0)] * 2, 1
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, (spread, spread), dimension_numbers=LAYOUT)
 
 
 def _apart(x: jax.Array) -> jax.Array:
     """`x`, where that pays kept from being fused into the convolution that follows."""
-    return x if x.dtype != jnp.float32 or x.shape[-1] < _FUSES_FROM else _barrier(x)
+    return x if x.shape[-1] < _FUSES_FROM else barrier(x)
 
 
-def _barrier(x: jax.Array) -> jax.Array:
-    """`x` (float32) for all to see but XLA's simplifier: rounding to its own precision changes nothing."""
+def barrier(x: jax.Array) -> jax.Array:
+    """`x`, if float32 kept by XLA from being fused with what uses it: rounding to its own precision changes nothing."""
+    if x.dtype != jnp.float32:
+        return x
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 

@@ -1,4 +1,4 @@
-"""The few atoms that the nets share: convolution, fully connected layer, pool, dropout and activation."""
+"""The few atoms that the nets share: convolution, fully connected layer, dropout and activation."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
-from gradflow.arrays import Images, Maps
+from gradflow.arrays import Images
 from gradflow.convolution import convolve
 from gradflow.errors import BadInput, choose
 from gradflow.initialisers import initialiser
@@ -111,30 +111,6 @@ def made_for(side: int | None, images: Images, least: int = 1) -> None:
     if min(sides) < least or (side and sides != (side, side)):
         legal = f"it is made for {side}x{side} pixels" if side else f"it needs at least {least} pixels a side"
         raise BadInput(f"images of {sides[0]}x{sides[1]} pixels do not fit this net: {legal}")
-
-
-def max_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
-    """The largest of each window; with `partial` also of windows that reach over the far edges (Caffe's rounding up).
-
-    `(batch, h, w, channel)` to `(batch, h', w', channel)`, h' = (h + 2 padding - window) / stride + 1, rounded down, or
-    up with `partial`.
-    """
-    pads = [_pads(side, window, stride, padding, partial) for side in x.shape[1:3]]
-    return nnx.max_pool(x, (window, window), (stride, stride), pads)  # pyright: ignore[reportArgumentType]
-
-
-def average_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
-    """The mean of each window over the pixels that are there; windows as in `max_pool`."""
-    pads = [_pads(side, window, stride, padding, partial) for side in x.shape[1:3]]
-    return nnx.avg_pool(x, (window, window), (stride, stride), pads, count_include_pad=False)  # pyright: ignore[reportArgumentType]
-
-
-def _pads(side: int, window: int, stride: int, padding: int, partial: bool) -> tuple[int, int]:
-    """Zeros before and after; a window must begin inside the image or its leading padding."""
-    windows = -(-(side + 2 * padding - window) // stride) + 1 if partial else 0
-    while windows and (windows - 1) * stride >= side + padding:
-        windows -= 1
-    return padding, max(padding, (windows - 1) * stride + window - side - padding)
 
 
 class Dropout(nnx.Module):

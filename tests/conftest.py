@@ -8,5 +8,5 @@ import os
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-rooms = ("hooks", "layers", "data", "measure", "nets", "training")
+rooms = ("hooks", "layers", "pooling", "data", "measure", "nets", "training")
 install_import_hook([f"gradflow.{room}" for room in rooms], "beartype.beartype")

@@ -16,7 +16,7 @@ from commands import ROOT, TINY, Said, call, compile_once, published  # noqa: F4
 from flax import nnx
 
 import gradflow as gf
-from gradflow import experiment, layers, report, table
+from gradflow import experiment, layers, pooling, report, table
 
 SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TWINS = ("degradation", "depth_sweep")
@@ -228,7 +228,7 @@ def test_the_arithmetic_of_layers_is_that_of_the_layers():
     for layer in known.LAYERS.values():
         side = layer.output(known.SIDE)
         if not layer.weighted:
-            pooled = layers.max_pool(images, layer.kernel, layer.stride, layer.padding)
+            pooled = pooling.max_pool(images, layer.kernel, layer.stride, layer.padding)
             assert pooled.shape == (1, side, side, layer.maps)
             continue
         atoms = layers.Atoms()

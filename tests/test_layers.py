@@ -243,51 +243,6 @@ def test_biases_start_where_they_are_told_and_are_float32():
     assert not hasattr(layers.Atoms().convolution(2, 3, 3, rngs=nnx.Rngs(0)), "bias")
 
 
-# Pools
-
-
-def pooled(x, window, stride, padding, partial, summarise):
-    """Window by window; what lies outside the image is not there."""
-    side = x.shape[1]
-    starts = range(-padding, side + padding - window + 1, stride)
-    if partial:  # as many as it takes to reach the far edge, if they begin inside the image or before it
-        starts = [start for start in range(-padding, side + padding, stride) if start < side]
-        starts = starts[: -(-(side + 2 * padding - window) // stride) + 1]
-    cut = [slice(max(0, start), min(side, start + window)) for start in starts]
-    return np.array([[summarise(x[:, row, column], axis=(1, 2)) for column in cut] for row in cut]).transpose(
-        2, 0, 1, 3
-    )
-
-
-@pytest.mark.parametrize(
-    ("side", "window", "stride", "padding", "partial", "out"),
-    [
-        (55, 3, 2, 0, False, 27),  # Krizhevsky 2012
-        (27, 3, 2, 0, False, 13),
-        (13, 3, 2, 0, False, 6),
-        (55, 2, 2, 0, False, 27),
-        (112, 3, 2, 0, True, 56),  # Szegedy 2014
-        (112, 3, 2, 0, False, 55),
-        (28, 3, 2, 0, True, 14),
-        (32, 3, 2, 0, True, 16),
-        (32, 2, 2, 0, False, 16),
-        (9, 3, 2, 0, True, 4),
-        (9, 2, 2, 0, True, 5),
-        (2, 3, 2, 0, True, 1),
-        (7, 3, 1, 1, False, 7),
-        (8, 3, 2, 1, False, 4),
-        (8, 3, 2, 1, True, 5),
-        (7, 2, 2, 1, True, 4),
-    ],
-)
-def test_pools_are_what_a_loop_over_windows_finds(side, window, stride, padding, partial, out):
-    x = random(2, side, side, 3) - 5  # so that a zero of the padding would be the largest
-    for ours, summarise in ((layers.max_pool, np.max), (layers.average_pool, np.mean)):
-        y = np.asarray(ours(jnp.asarray(x), window, stride, padding, partial))
-        assert y.shape == (2, out, out, 3)
-        np.testing.assert_allclose(y, pooled(x, window, stride, padding, partial, summarise), rtol=1e-5)
-
-
 # Local response normalisation
 
 

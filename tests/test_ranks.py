@@ -11,7 +11,7 @@ import gradflow
 
 PACKAGE = Path(gradflow.__file__).parent
 RANKS = {
-    0: {"errors", "arrays", "convolution", "initialisers", "table"},
+    0: {"errors", "arrays", "convolution", "pooling", "initialisers", "table"},
     1: {
         "hooks",
         "normalisations",
@@ -49,6 +49,8 @@ RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 NEIGHBOURS = {
     ("table", "errors"),
     ("convolution", "arrays"),
+    ("pooling", "arrays"),
+    ("pooling", "convolution"),
     ("initialisers", "errors"),
     ("data", "sources"),
     ("layers", "normalisations"),

@@ -12,7 +12,8 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, average_pool, made_for, max_pool
+from gradflow.layers import Atoms, Dropout, made_for
+from gradflow.pooling import average_pool, max_pool
 
 HEADS = ("pool", "fc")
 # The kernel of each mlpconv layer and the channels of its three parts; the last has one a class.
