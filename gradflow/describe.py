@@ -80,7 +80,13 @@ def _traced(net: nnx.Module, image_shape: tuple[int, ...], owners: Iterable[str]
         traces.append(jax.make_jaxpr(lambda params, rest, x: nets.apply(graph, params, rest, x, named)[0])(*arguments))
 
     found = points(forward, params, rest, images, layers=owners)
-    return {point.name: point for point in found}, traces[0].eqns
+    return {point.name: point for point in found}, [_inside(equation) for equation in traces[0].eqns]
+
+
+def _inside(equation: Any) -> Any:
+    """The one equation that has a backward rule of its own, as a pool has on a CPU; or the equation itself."""
+    call = equation.params.get("call_jaxpr")
+    return call.eqns[0] if call is not None and len(call.eqns) == 1 else equation
 
 
 def _layer(net: nnx.Module, point: Point, params: dict[str, jax.Array], multiply_adds: int) -> Layer:
