@@ -1,6 +1,6 @@
 """`python -m gradflow`."""
 
-from gradflow.cli import main
+from gradflow.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ Two pure functions: `Places.of` says once, on the host, where a net is read; `me
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -66,6 +67,17 @@ class Places:
         """The names of the entries of a quantity's vector; the empty name where there is one number a step."""
         at = {"activation": self.activations, "unit": self.units, "layer": self.layers, "net": ("",)}
         return at[QUANTITIES[quantity].at]
+
+
+def spine(points: Iterable[str]) -> list[str]:
+    """Returns those of a net's points that are its units or, where it has none, the layers of its main path.
+
+    What is inside a module that is a point itself (`inception3a/1x1`) is not, nor what leads to an auxiliary answer.
+    """
+    points = dict.fromkeys(points)
+    units = [name for name in points if re.fullmatch(r"block\d+", name)]
+    main = [name for name in points if name.rpartition("/")[0] not in points and not name.startswith("auxiliary")]
+    return units or main
 
 
 def measure_flow(places: Places, batch: int, forward: Mapping[str, Any], backward: Mapping[str, Any]) -> dict[str, Any]:

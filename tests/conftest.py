@@ -8,5 +8,6 @@ import os
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-rooms = ("hooks", "layers", "pooling", "data", "measure", "nets", "training")
-install_import_hook([f"gradflow.{room}" for room in rooms], "beartype.beartype")
+install_import_hook(
+    [f"gradflow.{room}" for room in ("hooks", "data", "measure", "nets", "training")], "beartype.beartype"
+)

@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import data, nets
+from gradflow import nets
+from gradflow.data.load import load_data
+from gradflow.data.transforms import normalise, statistics
 
-DIGITS = data.load("digits")
-STATISTICS = data.statistics(DIGITS.train_images, "channel")
+DIGITS = load_data("digits")
+STATISTICS = statistics(DIGITS.train_images, "channel")
 
 
 def digits(count):
     """The first normalised images and labels."""
-    return data.normalise(DIGITS.train_images[:count], *STATISTICS), jnp.asarray(DIGITS.train_labels[:count])
+    return normalise(DIGITS.train_images[:count], *STATISTICS), jnp.asarray(DIGITS.train_labels[:count])
 
 
 def build(name="residual", depth: Any = 8, width: Any = 4, channels: Any = 1, **settings) -> Any:

@@ -14,8 +14,11 @@ import pytest
 from flax import nnx
 from naive import DIGITS, abstractly, build, digits, signals
 
-from gradflow import hooks, nets, optim
-from gradflow.training import Training, gradients, read
+from gradflow import hooks, nets
+from gradflow.training import optimiser as optim
+from gradflow.training.loop import Training
+from gradflow.training.read import read
+from gradflow.training.step import gradients
 
 NETS = {
     "plain": ("plain", {}),
@@ -354,13 +357,15 @@ import json
 import math
 import jax
 import numpy as np
-from gradflow import data, nets, optim
+from gradflow.data.load import load_data
+from gradflow import nets
+from gradflow.training import optimiser as optim
 from gradflow.errors import BadInput
-from gradflow.training import Training
+from gradflow.training.loop import Training
 
 net = nets.build("residual", depth=8, classes=10, channels=1, width=4, seed=0)
 sgd = optim.optimiser("sgd", optim.schedule("constant", 0.05, 20), 0.9, 1e-4)
-training = Training(net, data.load("digits"), sgd, batch=32)
+training = Training(net, load_data("digits"), sgd, batch=32)
 state, steps = training.start(net, 0), []
 for number in range(3):
     state, arrays = training.step(state, 0, number)
@@ -368,7 +373,7 @@ for number in range(3):
 error = float(training.evaluate(state))
 refused = ""
 try:
-    Training(net, data.load("digits"), sgd, batch=12)
+    Training(net, load_data("digits"), sgd, batch=12)
 except BadInput as problem:
     refused = str(problem)
 print(json.dumps({"devices": jax.device_count(), "steps": steps, "test_error": error, "refused": refused}))

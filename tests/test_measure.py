@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import DIGITS, STATISTICS, activations, build, digits, loss, signals
 
-from gradflow import data, measure, nets, optim
+from gradflow import measure, nets
+from gradflow.data.batches import indices
+from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
-from gradflow.training import Training, read
+from gradflow.training import optimiser as optim
+from gradflow.training.loop import Training
+from gradflow.training.read import read
 
 BATCH = 16
 RATE, DECAY = 0.1, 0.01
@@ -137,8 +141,8 @@ def test_cosine_with_a_signal_that_is_zero_is_not_a_number_and_rounding_never_le
 def test_weight_gradient_and_update_norms_are_numpys_of_the_trees(net, first_step):
     before, after, reading = first_step
     graph, params, rest = nets.split(net)
-    chosen = data.indices(0, 0, BATCH, len(DIGITS.train_images))
-    images = data.normalise(DIGITS.train_images[chosen], *STATISTICS)
+    chosen = indices(0, 0, BATCH, len(DIGITS.train_images))
+    images = normalise(DIGITS.train_images[chosen], *STATISTICS)
     labels = jnp.asarray(DIGITS.train_labels[chosen])
     mean, gradient = jax.jit(
         jax.value_and_grad(lambda params: loss(nets.apply(graph, params, rest, images)[0], labels))
@@ -170,9 +174,9 @@ def test_read_updates_nothing(net):
 
 
 def test_read_equals_the_first_reading_of_training_on_the_same_batch(net, first_step):
-    chosen = data.indices(0, 0, BATCH, len(DIGITS.train_images))
+    chosen = indices(0, 0, BATCH, len(DIGITS.train_images))
     images, labels = (np.asarray(array)[chosen] for array in (DIGITS.train_images, DIGITS.train_labels))
-    ours = read(net, np.asarray(data.normalise(images, *STATISTICS)), labels)
+    ours = read(net, np.asarray(normalise(images, *STATISTICS)), labels)
     theirs = first_step[2]
     assert (ours.step, theirs.step) == (0, 1)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)

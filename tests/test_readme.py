@@ -36,7 +36,7 @@ def test_the_example_of_the_readme_runs_and_is_about_ten_lines():
 
 @pytest.mark.parametrize("command", re.findall(r"`(gradflow [a-z].+?)`", README))
 def test_every_command_that_the_readme_names_is_one_the_parser_takes(command):
-    from gradflow.cli import VERBS
+    from gradflow.commands.cli import VERBS
 
     words = shlex.split(command)
     assert words[1] in VERBS

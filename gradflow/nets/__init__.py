@@ -1,156 +1,19 @@
-"""The nets by name, and the little that is common to all of them: build one, count it, call it as a pure function."""
+"""What is trained: how a net is built by name, counted, and called as a pure function."""
 
-import functools
-import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from gradflow.nets.build import NETS, abstract, build, check, settings, usual_image
+from gradflow.nets.functional import apply, count_parameters, multiply_adds, points_of, split, weighted_layers
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from gradflow.errors import BadInput, choose
-from gradflow.hooks import Hook, Point, points, separate, silent
-from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
-
-
-class Family(NamedTuple):
-    """How a net is made: `build(**settings)` returns it, `check(**settings)` raises `BadInput` and costs nothing."""
-
-    build: Callable[..., nnx.Module]
-    check: Callable[..., None]
-    depth: int  # that of the net if nobody asks for another
-    image: int = 224  # the usual side of an image in pixels in family imagenet; 32 in family cifar
-
-
-NETS = {
-    "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None), depth=18),
-    "residual": Family(residual.residual, residual.check, depth=18),
-    "mlp": Family(mlp.mlp, functools.partial(mlp.check, shortcut=None), depth=8),
-    "residual_mlp": Family(mlp.residual_mlp, mlp.check, depth=8),
-    "cnn": Family(cnn.cnn, cnn.check, depth=4),
-    "alexnet": Family(alexnet.alexnet, alexnet.check, depth=8, image=227),
-    "nin": Family(nin.nin, nin.check, depth=9),
-    "vgg": Family(vgg.vgg, vgg.check, depth=16),
-    "googlenet": Family(googlenet.googlenet, googlenet.check, depth=22),
-}
-
-
-def settings(name: str) -> tuple[str, ...]:
-    """The settings that the net called `name` takes; raises `BadInput` with the legal names."""
-    constructor = NETS[choose("net", name, NETS)].build
-    fixed = getattr(constructor, "keywords", {})
-    return tuple(key for key in inspect.signature(constructor).parameters if key not in fixed)
-
-
-def check(name: str, **given: Any) -> None:
-    """Raises `BadInput` if `build(name, **given)` would, without building."""
-    legal = settings(name)
-    for key in given:
-        if key not in legal:
-            raise BadInput(f"net {name!r} has no setting {key!r}: it has {', '.join(legal)}")
-    NETS[name].check(**{key: value for key, value in given.items() if key not in ("classes", "channels", "seed")})
-
-
-def usual_image(name: str, **given: Any) -> tuple[int, int]:
-    """The side in pixels and the number of classes of the images that the paper of a net is about."""
-    family = NETS[choose("net", name, NETS)]
-    return (family.image, 1000) if given.get("family") == "imagenet" else (32, 10)
-
-
-def build(
-    name: str, *, classes: int, channels: int, seed: int | jax.Array = 0, image: int | None = None, **given: Any
-) -> nnx.Module:
-    """The net called `name` for images of `channels` channels: an `nnx.Module`, `net(images, hook=...) -> logits`.
-
-    Images are `(batch, height, width, channel)`, logits `(batch, classes)`. The same seed gives the same weights.
-    `image` is their side in pixels: nets with fully connected layers are made for it (None: the paper's), others
-    take any. Raises `BadInput` for an unknown net or setting, or a value that the net does not have.
-    """
-    if "image" in settings(name):
-        given["image"] = usual_image(name, **given)[0] if image is None else image
-    if inspect.signature(NETS[name].build).parameters["depth"].default is inspect.Parameter.empty:
-        given.setdefault("depth", NETS[name].depth)  # others know the depth of each of their variants
-    check(name, **given)
-    return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
-
-
-def abstract(name: str, **given: Any) -> nnx.Module:
-    """`build(name, **given)` with a `jax.ShapeDtypeStruct` in the place of every array: no weights are drawn, so that
-    the largest net costs about a second.
-    """
-    graphs = []
-
-    def parts(seed):
-        # What does not depend on the seed is computed, the counts of draws above all: Flax takes time quadratic in
-        # depth when they are traced (87 s instead of 8 at 1202 layers, flax 0.12.8).
-        with jax.ensure_compile_time_eval():
-            graph, params, rest = split(build(name, seed=seed, **given))
-        graphs.append(graph)
-        return params, rest
-
-    params, rest = jax.eval_shape(parts, jax.ShapeDtypeStruct((), jnp.uint32))
-    return nnx.merge(graphs[0], params, rest)
-
-
-def count_parameters(net: nnx.Module) -> int:
-    """The number of trainable scalars (running statistics of batch norm are not)."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
-
-
-def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
-    """A net's structure (hashable), its parameters and its running statistics, the latter two as plain nested dicts.
-
-    The path of a layer in the parameters is its hook name: `params["block03"]["conv1"]["kernel"]`.
-    """
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
-    return graph, _plain(params), _plain(rest)
-
-
-def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[Any, Any]:
-    """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
-
-    While it trains a net with auxiliary classifiers has `arrays.Heads` in the place of logits.
-    """
-    # Without the copy, batch norm would write into variables of an outer trace.
-    net = nnx.merge(graph, params, rest, copy=True)
-    net.train() if train else net.eval()
-    logits = net(images, hook)
-    return logits, _plain(nnx.state(net, nnx.Not(nnx.Param)))
-
-
-def _plain(state) -> dict[str, Any]:
-    return nnx.to_pure_dict(nnx.as_pure(state))
-
-
-def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
-    """The layers that have a kernel, by hook name (`block03/conv1`), each with its own parameters."""
-    layers = {}
-    for key, value in params.items():
-        if not isinstance(value, dict):
-            continue
-        if "kernel" in value:
-            layers[key] = value
-        else:
-            layers |= {f"{key}/{name}": layer for name, layer in weighted_layers(value).items()}
-    return layers
-
-
-def multiply_adds(layers: Mapping[str, Mapping[str, Any]], points: Iterable[Point]) -> dict[str, int]:
-    """For each weighted layer those of one image, as the papers count: a kernel is used once for every output pixel."""
-    return {
-        point.name: layers[point.name]["kernel"].size * math.prod(point.shape[1:-1])
-        for point in points
-        if point.name in layers
-    }
-
-
-def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...]:
-    """The hook points of a net for images of `(height, width, channel)`, in order, without running it."""
-    graph, params, rest = split(net)
-    dtype = jax.tree.leaves(params)[0].dtype
-    images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
-    forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
-    layers = (layer for name in weighted_layers(params) for layer in separate(name))
-    return points(forward, params, rest, images, layers=layers)
+__all__ = [
+    "NETS",
+    "abstract",
+    "apply",
+    "build",
+    "check",
+    "count_parameters",
+    "multiply_adds",
+    "points_of",
+    "settings",
+    "split",
+    "usual_image",
+    "weighted_layers",
+]

@@ -18,9 +18,9 @@ from flax import nnx
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, made_for
-from gradflow.normalisations import local_response_normalisation
-from gradflow.pooling import average_pool, max_pool
+from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import local_response_normalisation
+from gradflow.nets.layers.pooling import average_pool, max_pool
 
 FAMILIES = ("cifar",)
 DEPTH, WIDTH = 4, 32

@@ -13,7 +13,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits
 from gradflow.errors import at_least, choose
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, made_for
+from gradflow.nets.layers.atoms import Atoms, made_for
 from gradflow.nets.stack import through
 
 SHORTCUTS = ("A",)  # the identity; nothing changes shape, so there is nothing to pad or to project

@@ -12,8 +12,8 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, made_for
-from gradflow.pooling import average_pool, max_pool
+from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
+from gradflow.nets.layers.pooling import average_pool, max_pool
 
 HEADS = ("pool", "fc")
 # The kernel of each mlpconv layer and the channels of its three parts; the last has one a class.

@@ -15,10 +15,10 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, choose, share
 from gradflow.hooks import Hook, silent
-from gradflow.layers import Atoms, Dropout, made_for
+from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Identity
+from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.stack import through
-from gradflow.normalisations import Identity
-from gradflow.pooling import max_pool
 
 FAMILIES = ("cifar", "imagenet")
 SHORTCUTS = ("A", "B", "C")

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from gradflow.hooks import JOINT, Hook, scan, separate
-from gradflow.normalisations import KEPT
+from gradflow.nets.layers.normalisations import KEPT
 
 # Equal units in a row from which on they are joined. On large maps beyond the 110 layers of He 2015, which have 18 a
 # stage: a scan halves the temporary memory and costs 12 % of a step. On small ones it costs nothing (results/LOG.md).

@@ -1,0 +1,108 @@
+"""An experiment is one Python file: a claim of a paper, the runs that test it, a verdict and its figures.
+
+The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the
+idea and its first line is what `gradflow list` shows. One that is not about training runs defines
+`measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
+"""
+
+import contextlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradflow.claims.verdict import Verdict
+from gradflow.errors import BadInput
+from gradflow.runs.settings import Run
+
+PRESETS = ("smoke", "default", "full")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A loaded experiment file."""
+
+    name: str
+    source: str  # what `load` takes: the name of one that comes with gradflow, or the path of the user's own file
+    idea: str  # its docstring
+    runs: Callable[..., list[Run]] | None
+    measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # there where `runs` is not
+    verdict: Callable[[pd.DataFrame], Verdict]
+    figure: Callable[[pd.DataFrame, Verdict], dict[str, Any]]
+
+
+def folder() -> Path:
+    """Where the experiments that come with gradflow are: inside an installed wheel, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    return package / "experiments" if (package / "experiments").is_dir() else package.parent / "experiments"
+
+
+def known() -> dict[str, Path]:
+    """The experiments that come with gradflow, by name."""
+    return {path.stem: path for path in sorted(folder().glob("[a-z]*.py"))}
+
+
+def load(name: str) -> Experiment:
+    """The experiment called `name`, or in the file at that path. Raises `BadInput` for none, or not a whole one."""
+    own = name not in known()
+    path = Path(name).absolute() if own else known()[name]
+    if path.suffix != ".py" or not path.is_file():
+        raise BadInput(f"unknown experiment {name!r}: choose one of {', '.join(known())}, or the path of a Python file")
+    spec = importlib.util.spec_from_file_location(f"gradflow_experiment_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _one_line(path, "does not load"):
+        spec.loader.exec_module(module)
+    runs, measure = getattr(module, "runs", None), getattr(module, "measure", None)
+    missing = [part for part in ("verdict", "figure") if not hasattr(module, part)]
+    missing = ["runs"] * (runs is None and measure is None) + missing
+    if missing:
+        raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
+    source = str(path) if own else name
+    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, module.verdict, module.figure)
+
+
+@contextlib.contextmanager
+def _one_line(path: str | Path, what: str) -> Iterator[None]:
+    """The user's own file may raise anything: that becomes a line that says what, and where in the file."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" (line {lines[-1]})" if lines else ""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"experiment {path} {what}: {reason}{where}") from error
+
+
+def idea(path: Path) -> str:
+    """The first line of an experiment's docstring, read without running the file."""
+    import ast
+
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n", 1)[0]
+
+
+def make_runs(experiment: Experiment, preset: str, overrides: dict[str, Sequence[Any]], seeds: int | None) -> list[Run]:
+    """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
+    assert experiment.runs
+    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    with _one_line(experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"):
+        return experiment.runs(preset, **given)
+
+
+def measured(
+    experiment: Experiment, preset: str, folder: Path, overrides: dict[str, Sequence[Any]], seeds: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables (runs, readings) of an experiment that measures by itself. It may write in `folder` alone."""
+    assert experiment.measure
+    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    with _one_line(experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"):
+        return experiment.measure(preset, folder, **given)

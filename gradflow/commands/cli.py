@@ -1,0 +1,264 @@
+"""The verbs of the command line. JAX is imported only inside a verb, so that `--help` answers at once."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from gradflow.commands.arguments import NONE, Choices, given, parse
+from gradflow.errors import BadInput
+from gradflow.runs.settings import Run
+
+EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED = 1, 2, 3
+EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
+
+
+def list_() -> int:
+    """List experiments, nets and data sets."""
+    from gradflow.claims import experiment
+    from gradflow.data.embedded import EMBEDDED
+    from gradflow.nets import NETS, settings
+
+    print("experiments")
+    for name, path in experiment.known().items():
+        print(f"  {name:20} {experiment.idea(path)}")
+    print("nets")
+    for name in NETS:
+        own = [key for key in settings(name) if key not in ("classes", "channels", "seed", "image", "dtype")]
+        print(f"  {name:20} {', '.join(own)}")
+    print("data sets")
+    print(f"  {', '.join(EMBEDDED):20} embedded")
+    print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
+    return 0
+
+
+def run(
+    experiment: Positional[str],
+    *,
+    settings: Choices = NONE,
+    smoke: bool = False,
+    full: bool = False,
+    results: Path = Path("results"),
+    seeds: int | None = None,
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run or resume all runs of an experiment, print its verdict, write figures and report.
+
+    Args:
+        experiment: a name from `gradflow list`, or the path of your own file.
+        settings: replaces settings of the experiment's runs.
+        smoke: seconds instead of minutes; shows that everything works, decides nothing.
+        full: the paper's own size.
+        results: the results go to RESULTS/<experiment>.
+        seeds: how many seeds, from 0.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow.claims import experiment as experiments
+    from gradflow.reports import report
+    from gradflow.runs import sweep
+
+    if smoke and full:
+        raise BadInput("--smoke and --full exclude each other: choose one")
+    chosen = experiments.load(experiment)
+    preset = "smoke" if smoke else "full" if full else "default"
+    folder = results / chosen.name
+    failed = 0
+    if chosen.measure:
+        frame, made = _measure(chosen, preset, folder, given(settings), seeds)
+    else:
+        runs = experiments.make_runs(chosen, preset, given(settings), seeds)
+        failed = _execute(runs, folder, workers, checkpoint_seconds)
+        if failed == len(runs):
+            return EXIT_RUN_FAILED
+        frame, made = sweep.published(runs, folder), _made(runs, folder)
+    verdict = report.write(folder, frame, chosen, made)
+    for finding in verdict.findings:
+        print(report.line(finding))
+    print(f"{verdict.outcome}: {verdict.title}")
+    print(f"figures and report: {folder}")
+    return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0
+
+
+def sweep(
+    *,
+    settings: Choices = NONE,
+    seeds: int = 1,
+    results: Path = Path("results"),
+    name: str = "sweep",
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run a grid of settings: several values of a setting make several runs.
+
+    Args:
+        settings: the settings of the runs.
+        seeds: how many seeds of each, from 0.
+        results: the results go to RESULTS/<name>.
+        name: the name of this sweep.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow.reports import report
+    from gradflow.runs import grid as grids
+    from gradflow.runs import sweep as sweeps
+
+    runs = grids.grid(seeds, **given(settings))
+    folder = results / name
+    failed = _execute(runs, folder, workers, checkpoint_seconds)
+    if failed == len(runs):
+        return EXIT_RUN_FAILED
+    frame = sweeps.published(runs, folder)
+    report.draw(folder, report.sweep_figures(frame))
+    print(f"tables and figures: {folder}")
+    return EXIT_RUN_FAILED if failed else 0
+
+
+def plot(results: Positional[Path]) -> int:
+    """Redraw the figures of a results folder from its tables alone."""
+    from gradflow.claims import experiment
+    from gradflow.reports import report
+    from gradflow.runs import files, table
+
+    frame = table.load(results)
+    judged = files.read_json(results / "verdict.json")
+    if judged:
+        chosen = experiment.load(judged["experiment"])
+        frame.attrs["command"] = judged.get("made", {}).get("command", "")
+        figures = chosen.figure(frame, chosen.verdict(frame))
+    else:
+        figures = report.sweep_figures(frame)
+    for name in report.draw(results, figures):
+        print(results / name)
+    return 0
+
+
+def describe(
+    net: Positional[str],
+    *,
+    settings: Choices = NONE,
+    image: int | None = None,
+    channels: int = 3,
+    classes: int | None = None,
+    layers: bool = False,
+) -> int:
+    """Print a net's table as its paper prints it, with output shapes, parameters, multiply-adds and positions.
+
+    Args:
+        net: a name from `gradflow list`.
+        settings: the settings of the net.
+        image: the image's side in pixels (32, or in family imagenet the paper's: 224, alexnet 227).
+        channels: of the image.
+        classes: of the classifier (10, or 1000 in family imagenet).
+        layers: a row for each weighted layer.
+    """
+    from gradflow.commands import tabulate
+
+    several = [name for name, value in given(settings).items() if len(value) > 1]
+    if several:
+        raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
+    values = {name: value for name, (value,) in given(settings).items()}
+    table = tabulate.of_layers if layers else tabulate.of_paper
+    print(table(net, image=image, channels=channels, classes=classes, **values))
+    return 0
+
+
+def doctor() -> int:
+    """Print which speed switches are active on this machine, which not and why, and what each gains."""
+    from gradflow.commands import doctor as doctors
+
+    for line in doctors.lines():
+        print(line, flush=True)
+    return 0
+
+
+def worker(cores: Positional[str]) -> int:
+    """What a sweep starts: does the runs that come in on standard input."""
+    from gradflow.runs.worker import work
+
+    work(cores)
+    return 0
+
+
+def stopwatch(settings: Positional[str]) -> int:
+    """What a measurement of speed starts: makes steps as standard input says."""
+    from gradflow.commands.stopwatch import serve
+
+    serve(settings)
+    return 0
+
+
+def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
+    from gradflow.reports.live import View
+    from gradflow.runs import sweep
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
+    records = sweep.records(runs, folder)
+    with View(len(records), sum(record.finished for _, record in records.values())) as view:
+        outcome = sweep.execute(runs, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
+    for name, reason in outcome.reasons.items():
+        print(f"failed: {name}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
+    return len(outcome.reasons)
+
+
+def _measure(chosen: Any, preset: str, folder: Path, settings: dict[str, Any], seeds: int | None):
+    from gradflow.claims import experiment
+    from gradflow.reports import report
+    from gradflow.runs import table
+    from gradflow.training import platform
+
+    begun = time.monotonic()
+    tables = experiment.measured(chosen, preset, folder, settings, seeds)
+    table.publish(folder, *tables)
+    made = report.made_by(_command(), time.monotonic() - begun, platform.machine())
+    return table.load(folder), made
+
+
+def _command() -> str:
+    return shlex.join(["gradflow", *sys.argv[1:]])
+
+
+def _made(runs: list[Run], folder: Path) -> dict[str, Any]:
+    from gradflow.reports import report
+    from gradflow.runs import sweep
+
+    records = [record for _, record in sweep.records(runs, folder).values()]
+    machine = next((record.config["machine"] for record in records if record.config), {})
+    seconds = sum(record.status.get("seconds", 0) for record in records)
+    return report.made_by(_command(), seconds, machine)
+
+
+VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe, "doctor": doctor}
+
+
+def main() -> None:
+    """The entry point: parses, runs the verb, and turns `BadInput`, and what the system refuses, into one line and
+    exit code 2.
+    """
+    hidden = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
+    if sys.argv[1:2] and sys.argv[1] in hidden:
+        sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))
+    try:
+        try:
+            sys.exit(parse(VERBS, sys.argv[1:])())
+        except BadInput as error:
+            print(f"gradflow: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(EXIT_STOPPED)
+        finally:
+            print(end="", flush=True)  # now, because nothing catches what fails when Python ends
+    except OSError as error:
+        # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough: `gradflow describe vgg | head -3`
+            sys.exit(EXIT_PIPE)
+        print(f"gradflow: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,1 @@
+"""What is trained on: one layout of files a module, the checks they share, batches and transforms."""

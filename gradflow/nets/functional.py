@@ -1,0 +1,72 @@
+"""A net as a pure function of trees: structure, parameters and running statistics, and what can be counted on them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from gradflow.hooks import Hook, Point, points, separate, silent
+
+
+def count_parameters(net: nnx.Module) -> int:
+    """The number of trainable scalars (running statistics of batch norm are not)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
+
+
+def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
+    """A net's structure (hashable), its parameters and its running statistics, the latter two as plain nested dicts.
+
+    The path of a layer in the parameters is its hook name: `params["block03"]["conv1"]["kernel"]`.
+    """
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    return graph, _plain(params), _plain(rest)
+
+
+def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[Any, Any]:
+    """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
+
+    While it trains a net with auxiliary classifiers has `arrays.Heads` in the place of logits.
+    """
+    # Without the copy, batch norm would write into variables of an outer trace.
+    net = nnx.merge(graph, params, rest, copy=True)
+    net.train() if train else net.eval()
+    logits = net(images, hook)
+    return logits, _plain(nnx.state(net, nnx.Not(nnx.Param)))
+
+
+def _plain(state) -> dict[str, Any]:
+    return nnx.to_pure_dict(nnx.as_pure(state))
+
+
+def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
+    """The layers that have a kernel, by hook name (`block03/conv1`), each with its own parameters."""
+    layers = {}
+    for key, value in params.items():
+        if not isinstance(value, dict):
+            continue
+        if "kernel" in value:
+            layers[key] = value
+        else:
+            layers |= {f"{key}/{name}": layer for name, layer in weighted_layers(value).items()}
+    return layers
+
+
+def multiply_adds(layers: Mapping[str, Mapping[str, Any]], points: Iterable[Point]) -> dict[str, int]:
+    """For each weighted layer those of one image, as the papers count: a kernel is used once for every output pixel."""
+    return {
+        point.name: layers[point.name]["kernel"].size * math.prod(point.shape[1:-1])
+        for point in points
+        if point.name in layers
+    }
+
+
+def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...]:
+    """The hook points of a net for images of `(height, width, channel)`, in order, without running it."""
+    graph, params, rest = split(net)
+    dtype = jax.tree.leaves(params)[0].dtype
+    images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
+    forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
+    layers = (layer for name in weighted_layers(params) for layer in separate(name))
+    return points(forward, params, rest, images, layers=layers)

@@ -1,0 +1,132 @@
+"""From tables to what is read: verdict.json, figures and a short README in the results folder."""
+
+import datetime
+import math
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradflow.claims.experiment import Experiment
+from gradflow.claims.verdict import Finding, Verdict
+from gradflow.figures import plot
+from gradflow.runs import files
+
+
+def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any]) -> Verdict:
+    """Judges the table, draws it and writes all of it into `results`; returns the verdict.
+
+    `made` says how the table was made: see `made_by`.
+    """
+    frame.attrs["command"] = made["command"]  # for the line under each figure
+    verdict = experiment.verdict(frame)
+    files.write_json(
+        results / "verdict.json", _finite({"experiment": experiment.source, **verdict.to_json(), "made": made})
+    )
+    figures = draw(results, experiment.figure(frame, verdict))
+    files.write_text(results / "README.md", _readme(experiment, verdict, figures, frame, made))
+    return verdict
+
+
+def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
+    """Saves each figure as `<name>.svg`; returns the file names."""
+    for name, figure in figures.items():
+        plot.save(figure, results / f"{name}.svg")
+    return [f"{name}.svg" for name in figures]
+
+
+def sweep_figures(frame: pd.DataFrame) -> dict[str, Any]:
+    """What is drawn of a sweep that nobody made a claim about: every figure that its runs have readings for."""
+    draw: dict[str, Callable[..., Any]] = {
+        "gradient_norm": plot.gradient_curves,
+        "film": plot.film,
+        "paths": plot.paths,
+        "errors": plot.errors,
+    }
+    if not frame[frame.net == "residual"].size:
+        del draw["paths"]
+    return {name: function(frame, note=plot.caption(frame)) for name, function in draw.items()}
+
+
+def made_by(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """How results came about: command, date, seconds that the runs took added up, kind of machine and versions."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "run_seconds": round(seconds),
+        "machine": f"{machine.get('device', platform.machine())} x {machine.get('devices', 1)}, "
+        f"{machine.get('cores', '?')} core(s) a run",
+        "versions": machine.get("versions", {}),
+    }
+
+
+def number(value: float | None) -> str:
+    """A number as it is printed beside a claim."""
+    return "none" if value is None else f"{value:.3g}"
+
+
+def line(finding: Finding) -> str:
+    """One finding in one line of plain text."""
+    bounds = f" [{', '.join(map(number, finding.interval))}]" if finding.interval else ""
+    seeds = ", ".join(f"{seed}: {number(value)}" for seed, value in finding.per_seed.items())
+    decide = f"; would decide: {finding.would_decide}" if finding.would_decide else ""
+    lost = f"; no number from seed {', '.join(map(str, finding.missing))}" if finding.missing else ""
+    return f"{finding.outcome}  {finding.claim.text}: {number(finding.mean)}{bounds} (by seed {seeds}{lost}{decide})"
+
+
+def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame: pd.DataFrame, made) -> str:
+    rows = [
+        f"| {f.claim.text} | {f.claim.source} | {f.claim.paper} | {f.claim.statistic} | {number(f.mean)} | "
+        f"{'none' if f.interval is None else ' to '.join(map(number, f.interval))} | "
+        f"{', '.join(number(value) for value in f.per_seed.values())} | {f.outcome} |"
+        for f in verdict.findings
+    ]
+    notes = [f"- {f.claim.text}: would be decided by {f.would_decide}." for f in verdict.findings if f.would_decide]
+    facts = [f"- {name}: {_plain(value)}" for name, value in verdict.facts.items()]
+    ended = frame.drop_duplicates("run").status.value_counts().to_dict()
+    return "\n".join(
+        [
+            f"# {experiment.name}: {verdict.outcome}",
+            "",
+            f"**{verdict.title}**",
+            "",
+            experiment.idea.strip(),
+            "",
+            "| claim | source | the paper | our number | mean | 95 % interval | by seed | outcome |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            *notes,
+            *([""] if notes else []),
+            *(["What was seen beside the claims, not judged:", "", *facts, ""] if facts else []),
+            *(f"![{name.removesuffix('.svg')}]({name})\n" for name in figures),
+            f"{plot.caption(frame)}. Runs: {', '.join(f'{count} {state}' for state, count in ended.items())}.",
+            "",
+            f"Made on {made['date']} ({made['machine']}; the runs took {made['run_seconds']} s, added up) by",
+            "",
+            f"    {made['command']}",
+            "",
+            "The tables are `runs.csv` (a row a run) and `readings.parquet` (a row a reading); "
+            "`gradflow plot` draws the figures from them alone.",
+            "",
+        ]
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Many runs, on disk: settings, records, tables, sweeps and their workers."""

@@ -1,0 +1,28 @@
+"""Which runs: all combinations of some settings, or several variants of some, each from several seeds."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from gradflow.errors import at_least
+from gradflow.runs.settings import Run
+
+
+def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
+    """All combinations of the choices, each from `seeds` seeds; the seeds of one setting are neighbours."""
+    at_least("seeds", seeds, 1)
+    names = list(choices)
+    settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
+    return [Run(**setting, seed=seed) for setting in settings for seed in range(seeds)]
+
+
+def variants(several: Sequence[Mapping[str, Any]], seeds: int, **common: Any) -> list[Run]:
+    """Each of several settings, from the same `seeds` seeds; a value is one, or a tuple of several to make a grid of.
+
+    What is `common` to all replaces a variant's own; variants that become equal are run once.
+    """
+    runs = []
+    for own in several:
+        choices = {name: value if isinstance(value, tuple) else (value,) for name, value in {**own, **common}.items()}
+        runs += grid(seeds, **choices)
+    return list(dict.fromkeys(runs))

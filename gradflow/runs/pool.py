@@ -1,0 +1,118 @@
+"""The worker processes of a sweep, each pinned to its cores.
+
+The parent hands a worker one run at a time, as a line of JSON, and reads what happens to it as lines of JSON. A worker
+that dies takes only its current run with it, and is replaced.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from gradflow.training import platform
+
+# "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
+Event = dict[str, Any]
+
+
+class Pool:
+    """Worker processes that live as long as the sweep."""
+
+    def __init__(self, size: int, cores: int):
+        self.cores = [range(i * cores, (i + 1) * cores) for i in range(size)]
+        self.processes: list[subprocess.Popen | None] = [None] * size
+        self.spawned: list[subprocess.Popen] = []
+        self.events: queue.Queue[tuple[int, subprocess.Popen, Event | None]] = queue.Queue()
+
+    def run(self, jobs: list[Event]) -> Iterator[Event]:
+        """Hands the jobs out and yields what happens to them, until each has ended one way or another.
+
+        A free worker takes first what differs only in seed from what it just did: that is compiled already.
+        """
+        waiting, current = list(jobs), {}
+        last: dict[int, Event] = {}
+        for worker in range(len(self.processes)):
+            self._next(worker, waiting, current, last)
+        while current:
+            worker, process, event = self.events.get()
+            if worker not in current or self.processes[worker] is not process:
+                continue
+            if event is None:
+                event = {"event": "failed", "run": current[worker]["run"], "reason": _death(process.returncode)}
+            if event["event"] == "stopped":  # by a signal from outside: it takes no other run
+                self.processes[worker] = None
+                event |= {"event": "failed", "reason": "its process was told to stop; it goes on from there"}
+            yield event
+            if event["event"] not in ("started", "reading"):
+                del current[worker]
+                self._next(worker, waiting, current, last)
+
+    def _next(self, worker: int, waiting: list[Event], current: dict[int, Event], last: dict[int, Event]) -> None:
+        if not waiting:
+            return
+        others = [_kind(job) for other, job in last.items() if other != worker]
+        same = [job for job in waiting if worker in last and _kind(job) == _kind(last[worker])]
+        fresh = [job for job in waiting if _kind(job) not in others]
+        job = (same or fresh or waiting)[0]
+        waiting.remove(job)
+        current[worker] = last[worker] = job
+        process = self.processes[worker]
+        if process is None or process.poll() is not None:
+            process = self._spawn(worker)
+        with contextlib.suppress(BrokenPipeError):  # it has just died: the reader says so
+            assert process.stdin
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+
+    def _spawn(self, worker: int) -> subprocess.Popen:
+        cores = ",".join(map(str, self.cores[worker]))
+        shares = platform.share_of_accelerators(worker, len(self.cores), os.environ)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gradflow", "worker", cores],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=platform.child_environment() | shares,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, who asks the workers to stop
+        )
+        self.processes[worker] = process
+        self.spawned.append(process)
+        threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()
+        return process
+
+    def _listen(self, worker: int, process: subprocess.Popen) -> None:
+        assert process.stdout
+        with process.stdout:
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):  # half a line is the last word of a killed process
+                    self.events.put((worker, process, json.loads(line)))
+        process.wait()
+        self.events.put((worker, process, None))
+
+    def close(self) -> None:
+        """Ends the workers: an idle one at once, a busy one after a checkpoint."""
+        for process in self.spawned:
+            process.terminate()
+        for process in self.spawned:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            assert process.stdin
+            with contextlib.suppress(OSError):  # a job that nobody read
+                process.stdin.close()
+
+
+def _death(code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"its process {how}"
+
+
+def _kind(job: Event) -> str:
+    return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)

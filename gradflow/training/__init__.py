@@ -1,0 +1,1 @@
+"""A step after another: the step, the loop, the optimiser, checkpoints and the platform."""

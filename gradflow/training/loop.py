@@ -1,0 +1,168 @@
+"""One step after another: a net, a data set and an optimiser compiled together, and a generator of readings."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from gradflow import nets
+from gradflow.data import batches
+from gradflow.data import transforms as image_transforms
+from gradflow.data.dataset import Dataset
+from gradflow.errors import BadInput
+from gradflow.measure import Places, Reading
+from gradflow.nets import stack
+from gradflow.training import platform
+from gradflow.training.step import State, make_step
+
+
+class Training:
+    """A net's structure, a data set and an optimiser, compiled once: `start` from any seed, `step`, `evaluate`.
+
+    The state is donated to the step and the batch is sharded over all devices. Images are changed anew at each step by
+    the `transforms` (see `data.augment`). `record=False` compiles the hooks out.
+    Raises `BadInput` when the data do not fit the net, the batch or the devices.
+    """
+
+    def __init__(
+        self,
+        net: nnx.Module,
+        dataset: Dataset,
+        optimiser: optax.GradientTransformation,
+        *,
+        batch: int,
+        transforms: Sequence[str] = (),
+        centre: str = "channel",
+        record: bool = True,
+    ):
+        self.mesh, self.batch, self.count = platform.mesh(), batch, len(dataset.train_images)
+        if batch % self.mesh.size:
+            raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
+        batches.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
+        self.pixels = batch * math.prod(dataset.image_shape[:2])
+        joined = stack.joined(net, self.pixels)
+        graph, *_ = nets.split(joined)
+        points = nets.points_of(joined, dataset.image_shape)
+        weighted = nets.weighted_layers(nets.split(net)[1])
+        layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
+        self.counts = {"parameters": nets.count_parameters(net), "multiply_adds": sum(adds.values())}
+        self.places, self.optimiser = Places.of(points, layers), optimiser
+        mean, deviation = image_transforms.statistics(dataset.train_images, centre)
+        colours = image_transforms.colours(dataset.train_images, deviation) if "colour" in transforms else None
+        take = make_step(graph, points if record else (), layers, optimiser)
+
+        def step(state: State, images, labels, indices, read):
+            chosen = image_transforms.normalise(images[indices], mean, deviation)
+            if transforms:
+                key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+                chosen = image_transforms.augment(key, chosen, transforms=transforms, colours=colours)
+            return take(state, chosen, labels[indices], read)
+
+        def wrong(state: State, images, labels):
+            logits, _ = nets.apply(
+                graph, state.params, state.rest, image_transforms.normalise(images, mean, deviation), train=False
+            )
+            return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
+
+        def begin(params, rest, key):
+            state = State(params, rest, optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
+            return jax.tree.map(jnp.copy, state)  # the step uses it up
+
+        self._begin = platform.compiled_once(begin)
+        self._step, self._compiled = platform.compiled(step, donate_argnums=0), False
+        self._steps = platform.compiled(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
+        self._wrong = platform.compiled(wrong)
+        self._train = platform.replicate(self.mesh, (dataset.train_images, dataset.train_labels))
+        self._test = dataset.test_images, dataset.test_labels
+
+    def start(self, net: nnx.Module, seed: int) -> State:
+        """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
+        _, params, rest = nets.split(stack.joined(net, self.pixels))
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
+        return platform.replicate(self.mesh, self._begin(params, rest, key))
+
+    def step(self, state: State, seed: int, number: int, read: bool = True) -> tuple[State, dict[str, jax.Array]]:
+        """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
+
+        Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit.
+        """
+        result = self._step(state, *self._train, self._indices(seed, number), np.bool_(read))
+        if not self._compiled:
+            platform.trim_memory()
+            self._compiled = True
+        return result
+
+    def lower(self, state: State) -> Any:
+        """The step, traced and not yet compiled: what compiling costs and needs can be asked of it (`jax.stages`)."""
+        return self._step.lower(state, *self._train, self._indices(0, 0), np.bool_(True))
+
+    def _indices(self, seed: int, number: int) -> jax.Array:
+        indices = batches.indices(seed, number, self.batch, self.count)
+        return jax.device_put(indices, platform.batch_sharding(self.mesh))
+
+    def evaluate(self, state: State) -> Any:
+        """Share of wrong answers on the whole test set, with the running statistics."""
+        images, labels = self._test
+        chunk = -(-min(len(labels), 512) // self.mesh.size) * self.mesh.size
+        total = 0
+        for start in range(0, len(labels), chunk):
+            some, answers = images[start : start + chunk], labels[start : start + chunk]
+            missing = chunk - len(answers)  # the last chunk is filled up, so that one compiled shape serves all
+            some = np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            answers = np.pad(answers, (0, missing), constant_values=-1)
+            total += self._wrong(state, *jax.device_put((some, answers), platform.batch_sharding(self.mesh)))
+        return total / len(labels)
+
+    def readings(
+        self,
+        state: State,
+        seed: int,
+        steps: int,
+        *,
+        read_at: Callable[[int], bool] = lambda step: True,
+        test_at: Callable[[int], bool] = lambda step: False,
+        save_at: Callable[[int], bool] = lambda step: False,
+        save: Callable[[int, State], None] = lambda step, state: None,
+    ) -> Iterator[Reading]:
+        """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack activations.
+
+        A reading is handed out only when the next step is already under way, so that the device never waits for who
+        reads. Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
+        """
+        late = None
+        for number in range(int(state.step), steps):
+            state, arrays = self.step(state, seed, number, read_at(number + 1))
+            if late:
+                yield late
+            if test_at(number + 1):
+                arrays["test_error"] = self.evaluate(state)
+            late = Reading(number + 1, self.places, arrays)
+            if save_at(number + 1):
+                yield late
+                late = None
+                save(number + 1, state)
+        if late:
+            yield late
+
+    def seeds_together(
+        self, states: Sequence[State], seeds: Sequence[int], steps: int
+    ) -> Iterator[tuple[Reading, ...]]:
+        """Trains from several states, one a seed, in one vmapped step; yields a `Reading` a seed, step by step.
+
+        For nets too small to keep an accelerator busy. The numbers are those of each seed alone, to rounding.
+        """
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        for number in range(int(states[0].step), steps):
+            indices = np.stack([batches.indices(seed, number, self.batch, self.count) for seed in seeds])
+            indices = jax.device_put(indices, platform.batch_sharding(self.mesh, 1))
+            state, arrays = self._steps(state, *self._train, indices, np.bool_(True))
+            yield tuple(
+                Reading(number + 1, self.places, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
+                for i in range(len(seeds))
+            )

@@ -1,0 +1,47 @@
+"""One reading of a net on one batch, without training it."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow import nets
+from gradflow.errors import BadInput
+from gradflow.measure import Places, Reading, measure_flow, measure_weights
+from gradflow.nets import stack
+from gradflow.training.step import gradients
+
+
+def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
+    """One reading of a net on one batch: images `(batch, height, width, channel)`, used as they are, labels `(batch,)`.
+
+    Nothing is updated, neither weights nor running statistics, so there is no `update_norm`. Raises `BadInput` for
+    images or labels that do not fit.
+    """
+    images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise BadInput(
+            f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
+            "(batch, height, width, channel) and integer labels (batch,)"
+        )
+    net = stack.joined(net, math.prod(images.shape[:3]))
+    graph, params, rest = nets.split(net)
+    points = nets.points_of(net, images.shape[1:])
+    places = Places.of(points, nets.weighted_layers(params))
+    return Reading(0, places, _read(graph, points, params, rest, images, labels))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _read(graph, points, params, rest, images, labels):
+    layers = nets.weighted_layers
+    gradient, backward, forward, _, loss, error = gradients(graph, points, params, rest, images, labels)
+    places = Places.of(points, layers(params))
+    return {
+        "loss": loss,
+        "train_error": error,
+        **measure_flow(places, len(labels), forward, backward),
+        **measure_weights(places, weight_norm=layers(params), gradient_norm=layers(gradient)),
+    }

@@ -1,0 +1,88 @@
+"""The training step as a pure function, `(state, batch) -> (state, readings)`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradflow import nets
+from gradflow.arrays import Heads, Labels, Logits, Scalar
+from gradflow.hooks import Recorder, make_sinks, silent
+from gradflow.measure import Places, measure_flow, measure_weights
+from gradflow.nets import stack
+
+
+class State(NamedTuple):
+    """All that changes from step to step; with the seed and the data it decides what follows."""
+
+    params: Any
+    rest: Any  # running statistics of batch norm
+    optimiser: Any
+    step: jax.Array  # steps taken
+    key: jax.Array  # raw key data, of the augmentation
+
+
+def loss_and_error(logits: Logits, labels: Labels) -> tuple[Scalar, Scalar]:
+    """Mean cross-entropy in nats, and the share of wrong answers; logits `(batch, classes)`, labels `(batch,)`."""
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return loss, jnp.mean(jnp.argmax(logits, axis=-1) != labels, dtype=loss.dtype)
+
+
+def gradients(graph, points, params, rest, images, labels, read=True):
+    """One forward and one backward pass: the gradient of the parameters, and what the hooks saw.
+
+    Returns `(gradients, backward, forward, rest, loss, error)`; `backward` is the gradient of the sinks. Loss and error
+    are those of the net's own answer; what is differentiated is the loss with those of auxiliary classifiers added.
+    Unless `read`, what the hooks saw may be missing (nan).
+    """
+
+    def loss_of(params, sinks):
+        recorder = Recorder(sinks) if points else silent
+        answer, new_rest = nets.apply(graph, params, rest, images, recorder)
+        logits, auxiliary, weight = answer if isinstance(answer, Heads) else Heads(answer, (), 0.0)
+        loss, error = loss_and_error(logits, labels)
+        others = sum(loss_and_error(other, labels)[0] for other in auxiliary)
+        return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
+
+    (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
+        params, make_sinks(points, stack.rows(params), read)
+    )
+    return gradient, backward, forward, rest, loss, error
+
+
+def finite(readings: dict[str, jax.Array], read: jax.Array | bool) -> jax.Array:
+    """Whether the loss, every weight gradient and, where they were `read`, every activation's spread are finite.
+
+    The loss alone does not tell: XLA's maximum on CPUs may turn a nan into 0, so a ReLU can hide an overflow from it.
+    """
+    spread = jnp.where(read, readings["activation_std"], 0)
+    return jnp.all(jnp.isfinite(jnp.concatenate([readings["loss"][None], readings["gradient_norm"], spread])))
+
+
+def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
+    """The step `(state, images, labels, read) -> (state, readings)`; without `points` only loss and error are read, and
+    where `read` is false activations and their gradients need not be.
+    """
+    places = Places.of(points, layers) if points else None
+
+    def step(state: State, images, labels, read=True):
+        gradient, backward, forward, rest, loss, error = gradients(
+            graph, points, state.params, state.rest, images, labels, read
+        )
+        updates, moments = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        readings = {"loss": loss, "train_error": error}
+        if places:
+            readings |= measure_flow(places, len(labels), forward, backward)
+            readings |= measure_weights(
+                places,
+                weight_norm=nets.weighted_layers(state.params),
+                gradient_norm=nets.weighted_layers(gradient),
+                update_norm=nets.weighted_layers(updates),
+            )
+            readings["finite"] = finite(readings, read)
+        return State(params, rest, moments, state.step + 1, state.key), readings
+
+    return step

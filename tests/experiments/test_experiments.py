@@ -1,0 +1,329 @@
+"""Every experiment that comes with gradflow, and one of a user's own, from the command to verdict, report, figures."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import ROOT, TINY, Said, call, compile_once, published  # noqa: F401
+from flax import nnx
+
+import gradflow as gf
+from gradflow.claims import experiment
+from gradflow.nets.layers import atoms as layers
+from gradflow.nets.layers import pooling
+from gradflow.reports import report
+from gradflow.runs import files
+
+SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+TWINS = ("degradation", "depth_sweep")
+MEASURED = ("overhead",)  # these make their tables themselves: they have no runs
+SMALLER = dict.fromkeys(TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1))
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def made(request, tmp_path_factory) -> tuple[str, Path, Said]:
+    """An experiment's smoke preset, some made smaller still."""
+    name, results = request.param, tmp_path_factory.mktemp(request.param)
+    return name, results / name, call("run", name, "--smoke", *SMALLER.get(name, ()), "--results", results)
+
+
+@pytest.fixture(scope="module", params=TWINS)
+def twins(request, tmp_path_factory) -> tuple[str, Path]:
+    """The tables of one that compares plain and residual nets."""
+    name, results = request.param, tmp_path_factory.mktemp(request.param)
+    assert call("run", name, "--smoke", *SMALLER[name], "--results", results).code in (0, 1)
+    return name, results / name
+
+
+def test_there_are_experiments():
+    assert {*TWINS, *MEASURED} <= set(SHIPPED) == set(experiment.known())
+
+
+def test_a_smoke_run_ends_in_verdict_report_and_figures(made):
+    name, folder, said = made
+    assert said.code in (0, 1), said
+    content = json.loads((folder / "verdict.json").read_text())
+    assert said.code == {"PASS": 0, "INCONCLUSIVE": 0, "FAIL": 1}[content["outcome"]]
+    assert content["experiment"] == name
+    assert content["findings"]
+    for finding in content["findings"]:
+        claim = finding["claim"]
+        assert claim["text"] in said.out
+        assert all(claim[part] for part in ("text", "source", "paper", "statistic"))
+        assert claim["seeds"] >= 2
+        # A smoke preset may leave out what a claim is about, and a measurement has as many seeds as it has turns.
+        assert name in MEASURED or len(finding["per_seed"]) + len(finding["missing"]) in (0, 2)
+        assert finding["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
+        assert finding["rule"]
+        assert (finding["would_decide"] is None) == (finding["outcome"] != "INCONCLUSIVE")
+    assert content["made"]["command"].startswith(f"gradflow run {name} --smoke")
+    assert f"{content['outcome']}: {content['title']}" in said.out
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith(f"# {name}: {content['outcome']}\n")
+    assert content["made"]["command"] in readme
+    figures = {path.name for path in folder.glob("*.svg")}
+    assert figures
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", readme)) == figures
+
+
+def test_the_table_holds_twins_and_seeds(twins):
+    _, folder = twins
+    frame: Any = gf.load(folder)
+    assert set(frame.net) == {"plain", "residual"}
+    assert set(frame.depth) == {8, 10}
+    assert set(frame.seed) == {0, 1}
+    twins = frame.drop_duplicates("run").groupby(["depth", "normalisation", "seed"]).size()
+    assert (twins == 2).all()
+    assert (frame.groupby("run").step.max() == 5).all()
+
+
+def test_verdict_and_figures_are_functions_of_the_table_alone(made, tmp_path):
+    """From the two published files, in any order of rows: the same verdict, and the same figures to the byte."""
+    name, folder, _ = made
+    for file in ("runs.csv", "readings.parquet"):
+        shutil.copy(folder / file, tmp_path / file)
+    chosen, content = experiment.load(name), json.loads((folder / "verdict.json").read_text())
+    frame: Any = gf.load(tmp_path).sample(frac=1, random_state=0).reset_index(drop=True)
+    frame.attrs["command"] = content["made"]["command"]  # the line under each figure
+    before = frame.copy()
+    verdict = chosen.verdict(frame)
+    judged = json.loads(json.dumps(report._finite(verdict.to_json())))
+    assert (judged["outcome"], judged["title"]) == (content["outcome"], content["title"])
+    for finding, other in zip(judged["findings"], content["findings"], strict=True):
+        assert finding["mean"] == (None if other["mean"] is None else pytest.approx(other["mean"], rel=1e-9))
+        assert finding["outcome"] == other["outcome"]
+    for file in report.draw(tmp_path, chosen.figure(frame, verdict)):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
+    assert frame.equals(before)  # nobody changed it
+
+
+def test_plot_redraws_the_same_bytes(made):
+    _, folder, _ = made
+    drawn = {path: path.read_bytes() for path in folder.glob("*.svg")}
+    for path in drawn:
+        path.unlink()
+    said = call("plot", folder)
+    assert said.code == 0, said
+    assert {path: path.read_bytes() for path in folder.glob("*.svg")} == drawn
+    assert set(said.out.split()) == set(map(str, drawn))
+
+
+@pytest.mark.parametrize("preset", experiment.PRESETS)
+@pytest.mark.parametrize("name", sorted({*SHIPPED} - {*MEASURED}))
+def test_every_preset_has_legal_runs_of_at_least_two_seeds(name, preset):
+    chosen = experiment.load(name)
+    runs = experiment.make_runs(chosen, preset, {}, None)
+    assert len(set(runs)) == len(runs) >= 4
+    assert len({run.seed for run in runs}) >= 2
+    more = experiment.make_runs(chosen, preset, {"batch": (32,)}, 5)
+    assert {run.batch for run in more} == {32}
+    assert {run.seed for run in more} == set(range(5))
+    if name in TWINS:
+        assert {run.net for run in runs} >= {"plain", "residual"}
+        assert preset != "full" or min(run.steps for run in runs) == 64_000  # the paper's
+
+
+def test_list_names_them_with_their_idea():
+    said = call("list")
+    assert said.code == 0
+    assert said.err == ""
+    for name in SHIPPED:
+        line = next(line for line in said.out.splitlines() if line.strip().startswith(name))
+        assert experiment.load(name).idea.splitlines()[0] in line
+    for word in ("plain", "residual", "digits"):
+        assert word in said.out
+
+
+MINE = '''"""My own idea: a number that is known beforehand.
+
+More of it.
+"""
+
+import gradflow as gf
+
+
+def runs(preset, seeds=2, **overrides):
+    """Two tiny runs."""
+    settings = {"net": ("plain",), "depth": (8,), "width": (4,), "batch": (16,), "steps": (3,), "evaluations": (0,)}
+    return gf.grid(seeds, **(settings | overrides))
+
+
+def verdict(table):
+    """The loss is positive: a claim on the side that the test wants."""
+    losses = table[(table.quantity == "loss") & (table.step == 1)].groupby("seed").value.first()
+    claim = gf.Claim("my claim", "me", "none", "first loss", side="SIDE", than=THAN)
+    return gf.Verdict("My title", (gf.judge(claim, losses.to_dict(), 3),))
+
+
+def figure(table, verdict):
+    """One."""
+    return {"mine": gf.plot.errors(table, title=verdict.title)}
+'''
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("mine")
+
+
+@pytest.mark.parametrize(
+    ("side", "than", "code", "outcome"),
+    [(">", -1e3, 0, "PASS"), ("<", -1e3, 1, "FAIL"), (">", 2.5, 0, "INCONCLUSIVE")],
+)
+def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_path, side, than, code, outcome):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("SIDE", side).replace("THAN", str(than)))
+    said = call("run", path, "--results", results)
+    assert said.code == code, said
+    assert f"{outcome}: My title" in said.out
+    folder = results / "mine"
+    assert json.loads((folder / "verdict.json").read_text())["outcome"] == outcome
+    assert "My own idea" in (folder / "README.md").read_text()
+    drawn = (folder / "mine.svg").read_bytes()
+    (folder / "mine.svg").unlink()
+    assert call("plot", folder).code == 0  # it finds the user's file again
+    assert (folder / "mine.svg").read_bytes() == drawn
+
+
+def test_runs_that_are_missing_leave_a_verdict_open(twins, tmp_path):
+    """When a run failed before its first reading its rows are missing: no traceback, and no claim decided by less."""
+    name, folder = twins
+    frame: Any = gf.load(folder)
+    lost = frame[(frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)].run.unique()
+    verdict = experiment.load(name).verdict(frame[~frame.run.isin(lost)])
+    assert verdict.outcome == "INCONCLUSIVE"
+    files.write_json(tmp_path / "verdict.json", report._finite(verdict.to_json()))
+
+
+def test_a_diverged_run_leaves_a_verdict_open(twins):
+    name, folder = twins
+    frame: Any = gf.load(folder)
+    lost = (frame.net == "plain") & (frame.depth == 10) & (frame.seed == 1)
+    frame.loc[lost, "status"] = "diverged"
+    frame.loc[lost & (frame.quantity == "activation_gradient_norm"), "value"] = float("nan")
+    chosen = experiment.load(name)
+    verdict = chosen.verdict(frame)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any(1 in finding.missing for finding in verdict.findings)
+    assert chosen.figure(frame, verdict)
+
+
+def test_a_line_of_a_finding_says_all_of_it():
+    claim = gf.Claim("it grows", "a paper", "0.5", "slope", side=">", seeds=3)
+    line = report.line(gf.judge(claim, {0: 1, 1: 1.5, 2: float("nan")}, 10))
+    assert line == (
+        "INCONCLUSIVE  it grows: 1.25 [-1.93, 4.43] "
+        "(by seed 0: 1, 1: 1.5; no number from seed 2; would decide: 3 seeds)"
+    )
+
+
+def test_the_arithmetic_of_layers_is_that_of_the_layers():
+    """The formulas of the experiment against shapes and kernels of real layers."""
+    known = sys.modules[experiment.load("arithmetic").runs.__module__]  # pyright: ignore[reportOptionalMemberAccess]
+    images = jnp.zeros((1, known.SIDE, known.SIDE, known.CHANNELS))
+    for layer in known.LAYERS.values():
+        side = layer.output(known.SIDE)
+        if not layer.weighted:
+            pooled = pooling.max_pool(images, layer.kernel, layer.stride, layer.padding)
+            assert pooled.shape == (1, side, side, layer.maps)
+            continue
+        atoms = layers.Atoms()
+        more = {"padding": layer.padding, "rngs": nnx.Rngs(0)}
+        real = atoms.convolution(known.CHANNELS, layer.maps, layer.kernel, layer.stride, **more)
+        output = real(images)
+        assert output.shape == (1, side, side, layer.maps)
+        assert real.kernel.get_value().size == layer.weights(known.CHANNELS)
+        counted = real.kernel.get_value().size * output.shape[1] * output.shape[2]
+        assert counted == layer.multiply_adds(known.SIDE, known.CHANNELS)
+
+
+def test_two_layers_of_3x3_see_what_one_of_5x5_sees():
+    """By the gradient of one output pixel: the pixels of the input that it depends on."""
+    known = sys.modules[experiment.load("arithmetic").runs.__module__]  # pyright: ignore[reportOptionalMemberAccess]
+    three, five = known.Layer(3, 1, padding=1), known.Layer(5, 1, padding=2)
+    for stack in ([three, three], [five], [three, known.Layer(3, 1, 2, 1), three]):
+        reals = [
+            layers.Atoms().convolution(1, 1, layer.kernel, layer.stride, padding=layer.padding, rngs=nnx.Rngs(1))
+            for layer in stack
+        ]
+
+        def pixel(x, reals=reals):
+            for real in reals:
+                x = real(x)
+            return x[0, x.shape[1] // 2, x.shape[2] // 2, 0]
+
+        seen = np.abs(jax.grad(pixel)(jnp.zeros((1, 33, 33, 1)))[0, :, :, 0]) > 0
+        assert seen.any(0).sum() == seen.any(1).sum() == known.field(stack)
+
+
+OVERHEAD = [
+    ("residual", 56, "gradflow", 1, 5.6),
+    ("residual", 56, "gradflow", 10, 5.5),
+    ("residual", 56, "gradflow", 0, 5.4),
+    ("residual", 56, "torch", 1, 7.0),
+    ("plain", 56, "gradflow", 1, 2.0),
+    ("plain", 56, "torch", 1, 1.0),
+    ("residual", 20, "gradflow", 1, 2.0),
+    ("residual", 110, "gradflow", 1, 11.0),
+]
+
+
+def overhead_table(image_size: int = 32, batch: int = 128) -> Any:
+    """A table written by hand, whose ratios are known."""
+    rows = []
+    for net, depth, tool, read, seconds in OVERHEAD:
+        for seed in range(3):
+            settings = {"net": net, "depth": depth, "tool": tool, "read": read, "seed": seed, "workers": 0}
+            settings |= {"run": str(settings), "image_size": image_size, "batch": batch}
+            numbers = {
+                # Of ten, the first is read: 3 s and nine times 1, 2 or 3 in the unit of the turn are 2.1 on average.
+                "step_seconds": [part * seconds * (1 + seed) for part in (3, 2, 2, 2, 1, 1, 3, 3, 1, 2)]
+                if read == 10
+                else [seconds * (1 + seed), 100.0, 0.0],
+                "input_seconds": [0.001],
+                "peak_megabytes": [7],
+            }
+            if seed == 0:
+                numbers |= {"trace_seconds": [1.0], "compile_seconds": [3.0], "temporary_megabytes": [50.0 + read]}
+            rows += [
+                settings | {"quantity": quantity, "step": step, "value": value}
+                for quantity, some in numbers.items()
+                for step, value in enumerate(some, start=1)
+            ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("other", [{"image_size": 8}, {"batch": 16}])
+def test_bars_on_overhead_are_about_one_size(other):
+    findings = experiment.load("overhead").verdict(overhead_table(**other)).findings
+    assert {one.outcome for one in findings} == {"INCONCLUSIVE"}
+    assert any(one.per_seed for one in findings)
+
+
+def test_the_verdict_on_overhead_is_ratios_by_round():
+    frame = overhead_table()
+    findings = {one.claim.text: one for one in experiment.load("overhead").verdict(frame).findings}
+
+    def of(words: str):
+        return next(one for text, one in findings.items() if words in text)
+
+    assert of("residual net of 56").per_seed == pytest.approx({0: 0.8, 1: 0.8, 2: 0.8})
+    assert of("residual net of 56").outcome == "PASS"
+    assert of("plain net of 56").per_seed == pytest.approx({0: 2, 1: 2, 2: 2})
+    assert of("plain net of 56").outcome == "FAIL"
+    assert of("shallowest").outcome == "INCONCLUSIVE"  # nobody measured PyTorch there
+    assert of("every step").mean == pytest.approx(5.6 / 5.4)
+    assert of("every tenth").mean == pytest.approx(2.1 * 5.5 / 5.4)
+    assert of("no memory").mean == pytest.approx(51 / 50)
+    assert of("soon compiled").per_seed == {0: 4.0}
+    assert of("linear").per_seed == pytest.approx({0: 0, 1: 0, 2: 0}, abs=1e-9)  # 0.1 s a layer
+    assert of("wait for data").per_seed == pytest.approx({seed: 0.001 / 5.6 / (1 + seed) for seed in range(3)})
+    assert of("main job").outcome == "INCONCLUSIVE"

@@ -1,0 +1,189 @@
+"""Network in Network against its published counts; a forward and a backward pass by hand; its two heads."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from naive import abstractly, activations, batch_norm, build, convolve, digits, filled, loss, pool, signals
+
+import gradflow as gf
+from gradflow import nets
+from gradflow.commands import describe
+from gradflow.errors import BadInput
+from gradflow.training.step import gradients
+
+# papers.md section 7: output and parameters of each layer, ten classes.
+TABLE = [
+    ("mlpconv1/conv", (32, 32, 192), 14_592), ("mlpconv1/mlp1", (32, 32, 160), 30_880),
+    ("mlpconv1/mlp2", (32, 32, 96), 15_456), ("mlpconv2/conv", (16, 16, 192), 460_992),
+    ("mlpconv2/mlp1", (16, 16, 192), 37_056), ("mlpconv2/mlp2", (16, 16, 192), 37_056),
+    ("mlpconv3/conv", (8, 8, 192), 331_968), ("mlpconv3/mlp1", (8, 8, 192), 37_056),
+    ("mlpconv3/mlp2", (8, 8, 10), 1_930),
+]  # fmt: skip
+
+
+def layers(**settings):
+    return describe.layers("nin", **settings)
+
+
+@pytest.mark.parametrize(("classes", "published"), [(10, 966_986), (100, 984_356)])
+def test_the_number_of_parameters_is_the_published_one(classes, published):
+    found, others = layers(classes=classes)
+    assert sum(layer.parameters for layer in found) == published
+    assert others == 0
+
+
+def test_every_layer_has_the_shape_and_the_parameters_of_the_table():
+    found, _ = layers()
+    assert [(layer.name, layer.output, layer.parameters) for layer in found] == TABLE
+    assert [layer.position for layer in found] == list(range(1, 10))
+    for layer, kernel in zip(found, (5, 1, 1, 5, 1, 1, 3, 1, 1), strict=True):
+        weights = layer.parameters - layer.output[-1]
+        assert weights % kernel**2 == 0
+        assert layer.multiply_adds == weights * layer.output[0] ** 2
+
+
+def test_the_fully_connected_head_sees_all_pixels_of_the_class_maps():
+    found, _ = layers(head="fc", classes=10)
+    assert [tuple(layer[:3]) for layer in found[:9]] == TABLE
+    assert found[9][:3] == ("head", (10,), 8 * 8 * 10 * 10 + 10)
+    assert found[9].position == 10
+    odd, _ = layers(head="fc", image=27)
+    assert odd[-1].parameters == 6 * 6 * 10 * 10 + 10
+
+
+def test_all_channels_but_the_classes_are_in_proportion_to_the_width():
+    found, _ = layers(width=48)
+    assert [layer.output[-1] for layer in found] == [48, 40, 24, 48, 48, 48, 48, 48, 10]
+
+
+def by_hand(params, images, activation, sides, perturb=lambda name, x: x):
+    x = images
+    for number in (1, 2, 3):
+        block = params[f"mlpconv{number}"]
+        for layer in ("conv", "mlp1", "mlp2"):
+            x = convolve(x, block[layer])
+            if f"{layer}_norm" in block:
+                x = batch_norm(x, block[f"{layer}_norm"])
+            x = activation(perturb(f"mlpconv{number}/{layer}", x))
+        if number < 3:
+            x = pool(x, 3, 2, sides[number - 1], ("max", "mean")[number - 1])
+    if "head" in params:
+        x = x.reshape(len(x), -1) @ params["head"]["kernel"] + params["head"]["bias"]
+    else:
+        x = x.mean((1, 2))
+    return perturb("head", x)
+
+
+@pytest.mark.parametrize(
+    ("head", "normalisation", "image", "sides"),
+    [("pool", "none", 8, (4, 2)), ("pool", "batch", 7, (3, 1)), ("fc", "none", 7, (3, 1)), ("fc", "batch", 8, (4, 2))],
+)
+def test_the_net_is_what_one_writes_by_hand(head, normalisation, image, sides):
+    given = {"normalisation": normalisation, "head": head, "image": image}
+    graph, params, rest = filled("nin", classes=10, channels=1, width=8, dropout=0.0, **given)
+    assert ("bias" in params["mlpconv1"]["conv"]) == (normalisation == "none")
+    images = digits(5)[0][:, :image, :image]
+    logits, _ = jax.jit(lambda *arrays: nets.apply(graph, *arrays))(params, rest, images)
+    theirs = jax.jit(functools.partial(by_hand, activation=jax.nn.relu, sides=sides))(params, images)
+    np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The net on digits, with batch norm because so narrow a one hardly learns without, and the compiled pass."""
+    images, labels = digits(32)
+    graph, params, rest = filled("nin", classes=10, channels=1, width=8, dropout=0.0, image=8, normalisation="batch")
+    points = nets.points_of(nnx.merge(graph, params, rest), images.shape[1:])
+    run = jax.jit(lambda params: gradients(graph, points, params, rest, images, labels))
+    return graph, params, rest, images, labels, run
+
+
+def test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point(small):
+    graph, params, rest, images, labels, run = small
+    readings, theirs = run(params)[1], signals(graph, params, rest, images, labels)
+    assert list(readings) == sorted(theirs)
+    assert len(theirs) == 10
+    for name, gradient in theirs.items():
+        np.testing.assert_allclose(readings[name], np.linalg.norm(gradient), rtol=1e-4, err_msg=name)
+
+
+def test_thirty_steps_learn_a_batch_of_digits(small):
+    _, params, *_, run = small
+    losses = []
+    for _ in range(30):
+        gradient, *_, value, _ = run(params)
+        params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient)
+        losses.append(float(value))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
+
+
+def test_dropout_changes_no_weight():
+    weights = lambda **given: nets.split(build("nin", depth=9, width=8, **given))[1]  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, weights(), weights(dropout=0.0))
+
+
+def test_dropout_acts_while_training_between_the_mlpconvs():
+    images, _ = digits(4)
+    given = {"classes": 10, "channels": 1, "width": 8, "image": 8}
+    with_it, without = (filled("nin", dropout=dropout, **given) for dropout in (None, 0.0))
+    seen, plain = activations(*with_it, images), activations(*without, images)
+    untouched = {name for name in seen if np.array_equal(seen[name], plain[name])}
+    assert untouched == {"mlpconv1/conv", "mlpconv1/mlp1", "mlpconv1/mlp2"}
+    # In test there is no dropout, as there is none in training with a rate of 0.
+    logits, _ = jax.jit(lambda params, rest: nets.apply(with_it[0], params, rest, images, train=False))(*with_it[1:])
+    np.testing.assert_allclose(logits, plain["head"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "legal"),
+    [
+        ({"depth": 18}, "it has 9"),
+        ({"head": "max"}, "choose one of pool, fc"),
+        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"width": 0}, "at least 1"),
+        ({"image": 3}, "at least 4 a side"),
+        ({"activation": "swish"}, "relu, tanh"),
+        ({"family": "imagenet"}, "has no setting 'family'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_with_the_legal_ones(setting, legal):
+    for attempt in (nets.check, functools.partial(nets.build, classes=10, channels=1)):
+        with pytest.raises(BadInput, match=legal) as raised:
+            attempt("nin", **setting)
+        assert "\n" not in str(raised.value)
+
+
+def test_images_that_do_not_fit_are_refused():
+    logits = lambda side, **given: build("nin", depth=9, **given)(jnp.zeros((2, side, side, 1))).shape  # noqa: E731
+    assert abstractly(lambda: logits(4)) == (2, 10)
+    with pytest.raises(BadInput, match="at least 4 pixels a side"):
+        abstractly(lambda: logits(3))
+    with pytest.raises(BadInput, match="made for 8x8 pixels"):
+        abstractly(lambda: logits(9, head="fc", image=8))
+
+
+def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():
+    graph, params, rest = filled("nin", classes=10, channels=3)
+    images, labels = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)),
+        jnp.array([7, 1]),
+    )
+    answer = lambda params: loss(nets.apply(graph, params, rest, images)[0], labels)  # noqa: E731
+    norms = jax.tree.map(lambda leaf: float(jnp.linalg.norm(leaf.ravel())), jax.jit(jax.grad(answer))(params))
+    assert len(jax.tree.leaves(norms)) == 18
+    assert all(0 < norm < 1e6 for norm in jax.tree.leaves(norms))
+
+
+def test_a_run_takes_its_settings():
+    run = gf.Run(net="nin", head="fc", dropout=0.0, width=24)
+    assert run.depth == 9
+    assert {name: run.net_settings[name] for name in ("head", "dropout", "width")} == {
+        "head": "fc", "dropout": 0.0, "width": 24
+    }  # fmt: skip
+    assert abstractly(run.build).image == 8  # the digits'
+    with pytest.raises(BadInput, match="has no setting 'variant'"):
+        gf.Run(net="nin", variant="naive")

@@ -1,0 +1,155 @@
+"""Scanned units against unrolled ones, and the rules written out for a CPU against automatic differentiation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from gradflow import nets
+from gradflow.nets import stack
+from gradflow.nets.layers import convolution, normalisations
+from gradflow.nets.layers.convolution import LAYOUT
+from gradflow.training import step as training
+from gradflow.training.read import read
+
+
+def everything(net, images, labels):
+    """The text of the forward and backward pass, what it gives, and the readings, units one by one."""
+    graph, params, rest = nets.split(net)
+    points = nets.points_of(net, images.shape[1:])
+    both = lambda params, rest: training.gradients(graph, points, params, rest, images, labels)  # noqa: E731
+    gradient, _, _, rest, loss, error = jax.jit(both)(params, rest)
+    return str(jax.make_jaxpr(both)(params, rest)), stack.separated((gradient, rest, loss, error))
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "residual_mlp"])
+@pytest.mark.parametrize("normalisation", ["batch", "none"])
+def test_scanned_and_unrolled_units_agree(monkeypatch, name, normalisation):
+    settings = {"width": 32} if name == "residual_mlp" else {}
+    net = nets.build(
+        name, depth=26, classes=10, channels=1, seed=0, normalisation=normalisation,
+        **settings, **({"image": 8} if settings else {}),
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    images, labels = jnp.asarray(random.normal(size=(16, 8, 8, 1)), jnp.float32), jnp.arange(16) % 10
+    plain_text, unrolled = everything(net, images, labels)
+    text, scanned = everything(stack.joined(net, pixels=16 * 64), images, labels)
+    assert " scan[" in text
+    assert " scan[" not in plain_text
+    assert_close(scanned, unrolled)
+    scanned = read(net, images, labels)
+    monkeypatch.setattr(stack, "LEAST_ON_SMALL", 27)
+    unrolled = read(net, images, labels)
+    assert scanned.places == unrolled.places
+    assert_close(scanned.arrays, unrolled.arrays)
+
+
+def assert_close(ours, theirs):
+    """The same paths, and numbers equal to 2e-4 of the largest of an array (float32, 26 layers)."""
+    ours, theirs = (jax.tree.leaves_with_path(tree) for tree in (ours, theirs))
+    assert [path for path, _ in ours] == [path for path, _ in theirs]
+    for (path, one), (_, other) in zip(ours, theirs, strict=True):
+        scale = float(jnp.max(jnp.abs(other))) or 1.0
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-4 * scale, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    ("depth", "pixels", "scans"), [(56, 2**17, 0), (56, 2**12, 3), (110, 2**17, 0), (128, 2**17, 3)]
+)
+def test_deep_nets_are_scanned_and_on_small_images_less_deep_ones_as_well(depth, pixels, scans):
+    net = stack.joined(nets.build("residual", depth=depth, classes=10, channels=1), pixels)
+    graph, params, rest = nets.split(net)
+    traced = jax.make_jaxpr(lambda images: nets.apply(graph, params, rest, images))(jnp.ones((1, 8, 8, 1)))
+    assert sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans == len(stack.rows(params))
+
+
+def test_a_joined_net_has_the_points_of_the_net_and_its_trees_translate_there_and_back():
+    net = nets.build("residual", depth=26, classes=10, channels=1)
+    joined = stack.joined(net, 1)
+    assert nets.points_of(joined, (8, 8, 1)) == nets.points_of(net, (8, 8, 1))
+    assert nets.count_parameters(joined) == nets.count_parameters(net)
+    _, params, rest = nets.split(net)
+    _, joined_params, joined_rest = nets.split(joined)
+    optimiser = optax.sgd(0.1, momentum=0.9)
+    ours = (joined_params, joined_rest, optimiser.init(joined_params))
+    theirs = (params, rest, optimiser.init(params))
+    assert len(jax.tree.leaves(ours)) < len(jax.tree.leaves(theirs))
+    assert_equal(stack.separated(ours), theirs)
+    assert_equal(stack.join(theirs, stack.rows(joined_params)), ours)
+
+
+def assert_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("side", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pixels", [8, 9])
+def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, stride, pixels):
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)))
+        kernel = jnp.asarray(random.normal(size=(side, side, 3, 5)))
+        pads = [(side // 2, side // 2)] * 2
+        plain = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+            x, w, (stride, stride), pads, dimension_numbers=LAYOUT
+        )
+        y, back = jax.vjp(plain, x, kernel)
+        ours, ours_back = jax.vjp(lambda x, w: convolution.convolve(x, w, stride, side // 2), x, kernel)
+        np.testing.assert_allclose(ours, y)
+        gradient = jnp.asarray(random.normal(size=y.shape))
+        for one, other in zip(ours_back(gradient), back(gradient), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_a_map_smaller_than_its_kernel_is_padded_first_and_gives_the_same(pixels, stride):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)), jnp.float32)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 3, 5)), jnp.float32)
+    plain = lambda x, w: lax.conv_general_dilated(x, w, (stride, stride), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
+    own = lambda x, w: convolution.convolve(x, w, stride, 1)  # noqa: E731
+    assert ("reduce_precision" in str(jax.make_jaxpr(own)(x, kernel))) == (pixels < 3)
+    y, back = jax.vjp(plain, x, kernel)
+    ours, ours_back = jax.vjp(own, x, kernel)
+    np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5)
+    gradient = jnp.asarray(random.normal(size=y.shape), jnp.float32)
+    for one, other in zip(ours_back(gradient), back(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_weight_gradient_in_pieces_is_that_of_the_whole_batch():
+    random = np.random.default_rng(0)
+    x, gradient = (jnp.asarray(random.normal(size=(64, 32, 32, 16)), jnp.float32) for _ in range(2))
+    assert x.size >= convolution._PIECES_FROM
+    pieces = convolution.weight_gradient(x, gradient, (3, 3, 16, 16), 1, 1)
+    plain = lambda w: lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
+    (whole,) = jax.vjp(plain, jnp.zeros((3, 3, 16, 16)))[1](gradient)
+    np.testing.assert_allclose(pieces, whole, atol=2e-5 * float(jnp.max(jnp.abs(whole))))
+
+
+def test_batch_norms_own_rule_is_that_of_automatic_differentiation():
+    def naive(x, scale, bias):
+        mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
+
+    def ours(x, scale, bias):
+        norm = normalisations.BatchNorm(5)
+        norm.scale.set_value(scale)
+        norm.bias.set_value(bias)
+        return norm(x)
+
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        x, scale, bias = (jnp.asarray(random.normal(size=shape)) for shape in ((4, 3, 3, 5), (5,), (5,)))
+        y, back = jax.vjp(naive, x, scale, bias)
+        own, own_back = jax.vjp(ours, x, scale, bias)
+        np.testing.assert_allclose(own, y, atol=1e-12)
+        gradient = jnp.asarray(random.normal(size=y.shape))
+        for one, other in zip(own_back(gradient), back(gradient), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
