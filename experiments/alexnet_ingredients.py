@@ -74,7 +74,7 @@ def runs(preset, **overrides):
 
 
 def _levels(own):
-    plain = {"lrn": "", "pooling": "", "augment": False, "transforms": "crop+mirror", "dropout": ""}
+    plain = {"lrn": False, "pooling": "overlapping", "augment": False, "transforms": "crop+mirror", "dropout": 0.0}
     return plain | BASE | own
 
 
@@ -141,7 +141,7 @@ def figure(table, verdict):
     curves, norms = {}, {}
     for name in ACTIVATIONS:
         rows = table[(table.activation == name) & (table.learning_rate == _best(steps, name)) & ~table.augment]
-        rows = rows[rows.lrn.isna() & rows.pooling.isna() & rows.dropout.isna()]
+        rows = rows[~rows.lrn & (rows.pooling == "overlapping") & (rows.dropout == 0)]
         loss = rows[rows.quantity == "train_error"].sort_values("step")
         loss = loss.assign(value=100 * loss.groupby("run").value.transform(lambda x: x.rolling(WINDOW).mean()))
         kept = loss[loss.step % max(1, WINDOW // 2) == 0]

@@ -16,7 +16,7 @@ PRESETS = {
     "default": {"steps": STEPS, "seeds": 5, "batch": 64, "width": 16},
     "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
 }
-NET = {"net": "vgg", "normalisation": "batch", "learning_rate": 0.05, "dropout": 0.0}
+NET = {"net": "vgg", "normalisation": "batch", "initialisation": "he", "learning_rate": 0.05, "dropout": 0.0}
 PAIRS, SINGLES = {"variant": "paper", "depth": 13}, {"variant": "5x5", "depth": 8}
 PAPER = "Simonyan and Zisserman 2014, section 2.3"
 CLAIMS = {

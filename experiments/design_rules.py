@@ -48,7 +48,7 @@ def runs(preset, **overrides):
 
 
 def _levels(twin):
-    own = {"pooling": "", "widen": True, "head": "", "dropout": ""}
+    own = {"pooling": "stride", "widen": True, "head": "pool", "dropout": 0.0}
     return own | TWINS[twin]
 
 

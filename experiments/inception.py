@@ -13,7 +13,7 @@ PRESETS = {
     "default": {"steps": 200, "seeds": 3, "batch": 64, "width": 16},
     "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
 }
-NET = {"net": "googlenet", "normalisation": "none", "learning_rate": 0.03}
+NET = {"net": "googlenet", "normalisation": "none", "initialisation": "he", "learning_rate": 0.03}
 VARIANTS = (
     {"variant": "paper", "depth": 22, "auxiliary": True},
     {"variant": "paper", "depth": 22, "auxiliary": False},

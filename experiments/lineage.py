@@ -14,13 +14,14 @@ PRESETS = {
     "default": {"steps": STEPS, "seeds": 3, "batch": 64},
     "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
 }
+HE = {"normalisation": "none", "initialisation": "he"}
 NETS = (
     {"net": "mlp", "depth": 3, "normalisation": "none", "learning_rate": 0.03},
     {"net": "cnn", "normalisation": "none", "learning_rate": 0.03},
-    {"net": "alexnet", "normalisation": "none", "learning_rate": 0.003},
-    {"net": "nin", "normalisation": "none", "learning_rate": 0.03, "width": 48},
-    {"net": "vgg", "depth": 16, "normalisation": "none", "learning_rate": 0.02, "width": 16},
-    {"net": "googlenet", "normalisation": "none", "learning_rate": 0.03, "width": 16},
+    {"net": "alexnet", **HE, "learning_rate": 0.003},
+    {"net": "nin", **HE, "learning_rate": 0.03, "width": 48},
+    {"net": "vgg", "depth": 16, **HE, "learning_rate": 0.02, "width": 16},
+    {"net": "googlenet", **HE, "learning_rate": 0.03, "width": 16},
     {"net": "plain", "depth": 20, "learning_rate": 0.1},
     {"net": "residual", "depth": 20, "learning_rate": 0.1},
 )

@@ -1,5 +1,9 @@
 """The one exception that means: what you asked for cannot be. One line, what is wrong and what is legal."""
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
 
 class BadInput(ValueError):
     """Raised for anything a user can put right: a wrong name, an illegal depth, a broken file, a full disk.
@@ -8,11 +12,24 @@ class BadInput(ValueError):
     """
 
 
-def choose(what: str, name: str, legal) -> str:
+def choose(what: str, name: Any, legal: Iterable[Any]) -> Any:
     """Returns `name` if it is among `legal`; raises `BadInput` that lists the legal names otherwise."""
     if name not in legal:
-        raise BadInput(f"unknown {what} {name!r}: choose one of {', '.join(legal)}")
+        raise BadInput(f"unknown {what} {name!r}: choose one of {', '.join(map(str, legal))}")
     return name
+
+
+def nearest(name: str, legal: Iterable[str]) -> str | None:
+    """The legal name that a misspelt one most likely stands for: by its initials, its beginning or its spelling."""
+    legal, typed = list(legal), name.replace("-", "_").strip("_").lower()
+    for same in (
+        lambda other: "".join(word[0] for word in other.split("_") if word) == typed,
+        lambda other: other.startswith(typed),
+        lambda other: typed in other.split("_"),
+    ):
+        if found := [other for other in legal if typed and same(other.replace("-", "_").strip("_"))]:
+            return found[0]
+    return next(iter(difflib.get_close_matches(name, legal, 1, cutoff=0.5)), None)
 
 
 def at_least(name: str, value: int | None, least: int) -> None:

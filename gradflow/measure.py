@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.errors import BadInput
 from gradflow.hooks import JOINT, Point, norm, separate
 
 
@@ -53,8 +54,16 @@ class Places:
 
     @classmethod
     def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "Places":
-        """From a net's hook points and the names of its weighted layers."""
-        position = {point.name: point.position for point in points}
+        """From a net's hook points and the names of its weighted layers.
+
+        Raises `BadInput` for a layer whose name is that of no point, as nobody could say where in the net it is.
+        """
+        position, layers = {point.name: point.position for point in points}, tuple(layers)
+        if missing := [one for name in layers for one in separate(name) if one not in position]:
+            raise BadInput(
+                f"this net has weights at {missing[0]!r} and no point of that name: "
+                f"where they are used it must call hook({missing[0]!r}, response)"
+            )
         paths = tuple(name for name in position if name.endswith(("/identity", "/residual")))
         return cls(
             activations=tuple(name for name in position if name not in paths),

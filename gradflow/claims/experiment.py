@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ def idea(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n", 1)[0]
 
 
-def make_runs(experiment: Experiment, preset: str, overrides: dict[str, Sequence[Any]], seeds: int | None) -> list[Run]:
+def make_runs(
+    experiment: Experiment, preset: str, overrides: Mapping[str, Sequence[Any]], seeds: int | None
+) -> list[Run]:
     """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
     assert experiment.runs
     given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
@@ -99,7 +101,7 @@ def make_runs(experiment: Experiment, preset: str, overrides: dict[str, Sequence
 
 
 def measured(
-    experiment: Experiment, preset: str, folder: Path, overrides: dict[str, Sequence[Any]], seeds: int | None
+    experiment: Experiment, preset: str, folder: Path, overrides: Mapping[str, Sequence[Any]], seeds: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables (runs, readings) of an experiment that measures by itself. It may write in `folder` alone."""
     assert experiment.measure

@@ -5,14 +5,24 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from gradflow.commands.arguments import NONE, Choices, given, parse
+from gradflow.commands.arguments import Choices, NetChoices, parse
 from gradflow.errors import BadInput
-from gradflow.runs.settings import Run
+
+if TYPE_CHECKING:
+    from gradflow.runs.settings import Run
+
+# None is whatever the hint says: what stands in the help in the place of it.
+Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
+Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the experiment's own)")]
+Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
+Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
 EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED = 1, 2, 3
 EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
@@ -29,8 +39,8 @@ def list_() -> int:
         print(f"  {name:20} {experiment.idea(path)}")
     print("nets")
     for name in NETS:
-        own = [key for key in settings(name) if key not in ("classes", "channels", "seed", "image", "dtype")]
-        print(f"  {name:20} {', '.join(own)}")
+        print(f"  {name:20} {', '.join(settings(name))}")
+    print("  or a function of your own, FILE.py:FUNCTION: build(*, classes, channels, seed, ...) returns an nnx.Module")
     print("data sets")
     print(f"  {', '.join(EMBEDDED):20} embedded")
     print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
@@ -40,12 +50,12 @@ def list_() -> int:
 def run(
     experiment: Positional[str],
     *,
-    settings: Choices = NONE,
+    settings: Choices,
     smoke: bool = False,
     full: bool = False,
     results: Path = Path("results"),
-    seeds: int | None = None,
-    workers: int | None = None,
+    seeds: Seeds = None,
+    workers: Workers = None,
     checkpoint_seconds: float = 60.0,
 ) -> int:
     """Run or resume all runs of an experiment, print its verdict, write figures and report.
@@ -71,9 +81,9 @@ def run(
     folder = results / chosen.name
     failed = 0
     if chosen.measure:
-        frame, made = _measure(chosen, preset, folder, given(settings), seeds)
+        frame, made = _measure(chosen, preset, folder, settings.given, seeds)
     else:
-        runs = experiments.make_runs(chosen, preset, given(settings), seeds)
+        runs = experiments.make_runs(chosen, preset, settings.given, seeds)
         failed = _execute(runs, folder, workers, checkpoint_seconds)
         if failed == len(runs):
             return EXIT_RUN_FAILED
@@ -88,11 +98,11 @@ def run(
 
 def sweep(
     *,
-    settings: Choices = NONE,
+    settings: Choices,
     seeds: int = 1,
     results: Path = Path("results"),
     name: str = "sweep",
-    workers: int | None = None,
+    workers: Workers = None,
     checkpoint_seconds: float = 60.0,
 ) -> int:
     """Run a grid of settings: several values of a setting make several runs.
@@ -109,7 +119,7 @@ def sweep(
     from gradflow.runs import grid as grids
     from gradflow.runs import sweep as sweeps
 
-    runs = grids.grid(seeds, **given(settings))
+    runs = grids.grid(seeds, **settings.given)
     folder = results / name
     failed = _execute(runs, folder, workers, checkpoint_seconds)
     if failed == len(runs):
@@ -142,10 +152,10 @@ def plot(results: Positional[Path]) -> int:
 def describe(
     net: Positional[str],
     *,
-    settings: Choices = NONE,
-    image: int | None = None,
+    settings: NetChoices,
+    image: Side = None,
     channels: int = 3,
-    classes: int | None = None,
+    classes: Classes = None,
     layers: bool = False,
 ) -> int:
     """Print a net's table as its paper prints it, with output shapes, parameters, multiply-adds and positions.
@@ -153,17 +163,17 @@ def describe(
     Args:
         net: a name from `gradflow list`.
         settings: the settings of the net.
-        image: the image's side in pixels (32, or in family imagenet the paper's: 224, alexnet 227).
+        image: the image's side in pixels.
         channels: of the image.
-        classes: of the classifier (10, or 1000 in family imagenet).
+        classes: of the classifier.
         layers: a row for each weighted layer.
     """
     from gradflow.commands import tabulate
 
-    several = [name for name, value in given(settings).items() if len(value) > 1]
+    several = [name for name, value in settings.given.items() if len(value) > 1]
     if several:
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
-    values = {name: value for name, (value,) in given(settings).items()}
+    values = {name: value for name, (value,) in settings.given.items()}
     table = tabulate.of_layers if layers else tabulate.of_paper
     print(table(net, image=image, channels=channels, classes=classes, **values))
     return 0
@@ -194,7 +204,7 @@ def stopwatch(settings: Positional[str]) -> int:
     return 0
 
 
-def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
+def _execute(runs: "list[Run]", folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
     from gradflow.reports.live import View
     from gradflow.runs import sweep
 
@@ -207,7 +217,7 @@ def _execute(runs: list[Run], folder: Path, workers: int | None, checkpoint_seco
     return len(outcome.reasons)
 
 
-def _measure(chosen: Any, preset: str, folder: Path, settings: dict[str, Any], seeds: int | None):
+def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
     from gradflow.claims import experiment
     from gradflow.reports import report
     from gradflow.runs import table
@@ -224,7 +234,7 @@ def _command() -> str:
     return shlex.join(["gradflow", *sys.argv[1:]])
 
 
-def _made(runs: list[Run], folder: Path) -> dict[str, Any]:
+def _made(runs: "list[Run]", folder: Path) -> dict[str, Any]:
     from gradflow.reports import report
     from gradflow.runs import sweep
 
@@ -241,12 +251,16 @@ def main() -> None:
     """The entry point: parses, runs the verb, and turns `BadInput`, and what the system refuses, into one line and
     exit code 2.
     """
+    arguments = sys.argv[1:] or ["--help"]
+    if arguments == ["--version"]:
+        print(f"gradflow {metadata.version('gradflow')}")
+        return
     hidden = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
     if sys.argv[1:2] and sys.argv[1] in hidden:
         sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))
     try:
         try:
-            sys.exit(parse(VERBS, sys.argv[1:])())
+            sys.exit(parse(VERBS, arguments)())
         except BadInput as error:
             print(f"gradflow: {error}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)

@@ -11,7 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.hooks import Point, points
+from gradflow.nets.layers.atoms import IMAGES
 
+CLASSES = {"cifar": 10, "imagenet": 1000}  # of the images that a family of nets is for
 # What pools are called where a net is traced to the equations that it computes. The sum is the global average's.
 POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool", "reduce_sum": "average pool"}
 
@@ -46,11 +48,13 @@ def layers_and_pools(
     name: str, image: int | None = None, channels: int = 3, classes: int | None = None, **settings: Any
 ) -> tuple[list[Layer], int]:
     """`layers`, with the pools that stand between them."""
-    usual_image, usual_classes = nets.usual_image(name, **settings)
-    side, count = usual_image if image is None else image, usual_classes if classes is None else classes
-    if min(side, count, channels) < 1:
-        raise BadInput(f"image {side}, channels {channels} and classes {count} are not legal: each must be at least 1")
-    net = nets.abstract(name, classes=count, channels=channels, image=side, **settings)
+    family = settings.get("family", "cifar")
+    count = CLASSES.get(family, 10) if classes is None else classes
+    if min(1 if image is None else image, count, channels) < 1:
+        raise BadInput(f"image {image}, channels {channels} and classes {count} are not legal: each must be at least 1")
+    net = nets.abstract(name, classes=count, channels=channels, image=image, **settings)
+    # Without an image, a net that is made for one side knows which.
+    side = image or getattr(net, "image", None) or IMAGES.get(family, 32)
     owners = nets.weighted_layers(nets.split(net)[1])
     points, equations = _traced(net, (side, side, channels), owners)
     adds, found, position = nets.multiply_adds(owners, points.values()), [], 0
@@ -64,7 +68,7 @@ def layers_and_pools(
                 found[-1] = found[-1]._replace(joined=point.shape[1:])
         pool = _pool(equation, position)
         # A mean over windows is followed by the same pool of ones, which counts their pixels.
-        if pool and pool._replace(output=found[-1].output) != found[-1]:
+        if pool and not (found and pool._replace(output=found[-1].output) == found[-1]):
             found.append(pool)
     return found, nets.count_parameters(net) - sum(layer.parameters for layer in found)
 
@@ -90,11 +94,15 @@ def _inside(equation: Any) -> Any:
 
 
 def _layer(net: nnx.Module, point: Point, params: dict[str, jax.Array], multiply_adds: int) -> Layer:
-    module = functools.reduce(getattr, point.name.split("/"), net)
+    module = functools.reduce(_child, point.name.split("/"), net)
     parameters = sum(array.size for array in params.values())
     window = params["kernel"].shape[0] if params["kernel"].ndim == 4 else 0
     stride, groups = getattr(module, "stride", 1), getattr(module, "groups", 1)
     return Layer(point.name, point.shape[1:], parameters, multiply_adds, point.position, window, stride, groups)
+
+
+def _child(module: Any, name: str) -> Any:
+    return module[int(name)] if name.isdigit() else getattr(module, name)
 
 
 def _pool(equation: Any, position: int) -> Layer | None:

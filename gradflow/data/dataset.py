@@ -1,6 +1,7 @@
 """A data set in memory, and the checks that every layout of files goes through on the way to it."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Dataset:
     test_images: np.ndarray  # uint8 (m, height, width, channel)
     test_labels: np.ndarray  # int32 (m,)
     classes: tuple[str, ...]
-    digest: str  # sha256 of both splits as read, before any resizing or validation split
+    digest: str  # sha256 of splits and classes as read, before any resizing or validation split
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,7 +68,7 @@ def assemble(name: str, train: Split, test: Split) -> Dataset:
     arrays = (train[0], train_labels, test[0], test_labels)
     for array in arrays:  # shared by everyone who loads it
         array.flags.writeable = False
-    return Dataset(name, *arrays, classes=classes, digest=_digest(arrays))
+    return Dataset(name, *arrays, classes=classes, digest=_digest(arrays, classes))
 
 
 def _check_labels(labels: np.ndarray, limit: int, where: str) -> np.ndarray:
@@ -77,8 +78,8 @@ def _check_labels(labels: np.ndarray, limit: int, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _digest(arrays: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: Sequence[np.ndarray], classes: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
     for array in arrays:
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)

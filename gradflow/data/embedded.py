@@ -1,5 +1,6 @@
 """The data sets that come with gradflow: 1,797 real images of handwritten digits, 8x8."""
 
+import functools
 import importlib.resources
 
 import numpy as np
@@ -15,6 +16,7 @@ DIGITS_CREDIT = (
 )
 
 
+@functools.cache
 def read_digits() -> Dataset:
     """The digits: 1,500 images to train on and 297 to test on, `(n, 8, 8, 1)`."""
     with (importlib.resources.files("gradflow.data") / "digits.npz").open("rb") as file:

@@ -25,7 +25,11 @@ def load_data(
     He et al. 2015 (arXiv:1512.03385), section 4.2. `shuffle` puts the pixels of every image into one and the same
     random order. Raises `BadInput` for anything wrong with the data or the arguments.
     """
-    dataset = read(name)
+    return _prepared(read(name), image_size, validation, seed, shuffle)
+
+
+@functools.lru_cache(maxsize=1)  # by the very object that was read: files that have changed are another one
+def _prepared(dataset: Dataset, image_size: int | None, validation: int, seed: int, shuffle: bool) -> Dataset:
     if validation != 0:
         dataset = _hold_out(dataset, validation, seed)
     splits = dataset.train_images, dataset.test_images

@@ -1,5 +1,7 @@
 """What happens to images on the device before a net sees them: normalisation and augmentation."""
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from gradflow.arrays import Images, Pixels
 from gradflow.errors import choose
 
 TRANSFORMS = ("crop", "mirror", "colour")
+Centre = Literal["channel", "pixel"]
 
 
 def statistics(images: np.ndarray, centre: str) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +20,7 @@ def statistics(images: np.ndarray, centre: str) -> tuple[np.ndarray, np.ndarray]
     section 4.2, subtract the per-pixel mean. The deviation, (channel,), is of what is left
     once that mean is subtracted; a constant channel gets 1. Raises `BadInput` for another `centre`.
     """
-    choose("centre", centre, ("channel", "pixel"))
+    choose("centre", centre, get_args(Centre))
     total, squares = np.zeros(images.shape[1:]), np.zeros(images.shape[1:])
     for start in range(0, len(images), 512):
         chunk = images[start : start + 512].astype(np.float64)  # whole numbers: these sums are exact

@@ -1,6 +1,6 @@
 """What is trained: how a net is built by name, counted, and called as a pure function."""
 
-from gradflow.nets.build import NETS, abstract, build, check, settings, usual_image
+from gradflow.nets.build import NETS, abstract, build, complete, identity, settings, takes_image
 from gradflow.nets.functional import apply, count_parameters, multiply_adds, points_of, split, weighted_layers
 
 __all__ = [
@@ -8,12 +8,13 @@ __all__ = [
     "abstract",
     "apply",
     "build",
-    "check",
+    "complete",
     "count_parameters",
+    "identity",
     "multiply_adds",
     "points_of",
     "settings",
     "split",
-    "usual_image",
+    "takes_image",
     "weighted_layers",
 ]

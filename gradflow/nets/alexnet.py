@@ -20,17 +20,18 @@ Family `cifar` is a form of ours for 32 pixels: conv1 is 5x5 / 1 / 2, all layers
 pools reach over the edge, so that maps are 16, 8, 4 pixels wide; all else as above.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, choose, share
+from gradflow.errors import BadInput, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
-from gradflow.nets.layers.normalisations import local_response_normalisation
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool
+from gradflow.nets.layers.streams import streams
 
 
 class Row(NamedTuple):
@@ -66,9 +67,9 @@ DEPTH = 8
 def table(family: str, variant: str, width: int | None, lrn: bool | None = None) -> dict[str, Row]:
     """The convolutions of a form of the net; `width` is the number of maps of the first.
 
-    Raises `BadInput` for a name or a width that is not legal.
+    Raises `BadInput` for a width that is not legal.
     """
-    narrower, step = FAMILIES[choose("family", family, FAMILIES)], VARIANTS[choose("variant", variant, VARIANTS)]
+    narrower, step = FAMILIES[family], VARIANTS[variant]
     full = WIDTHS[variant]
     width = full // narrower if width is None else width
     if width < 1 or width % step:
@@ -88,7 +89,7 @@ def table(family: str, variant: str, width: int | None, lrn: bool | None = None)
 
 def pool(family: str, pooling: str) -> tuple[int, bool]:
     """The side of the windows, and whether they reach over the edge: maps come out equally wide in both poolings."""
-    window = POOLINGS[choose("pooling", pooling, POOLINGS)]
+    window = POOLINGS[pooling]
     return window, family == "cifar" and window == 3
 
 
@@ -152,60 +153,55 @@ class Net(nnx.Module):
         return self.activation(hook(name, getattr(self, f"{name}_norm")(getattr(self, name)(x))))
 
 
-def check(
-    *,
-    depth: int = DEPTH,
-    family: str = "cifar",
-    variant: str = "paper",
-    image: int | None = None,
-    width: int | None = None,
-    lrn: bool | None = None,
-    pooling: str | None = None,
-    dropout: float | None = None,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `alexnet` would not build; builds nothing."""
-    if depth != DEPTH:
-        raise BadInput(f"net 'alexnet' has no depth {depth}: it has {DEPTH} weighted layers")
-    rows = table(family, variant, width, lrn)
-    windows = pool(family, pooling or "overlapping")
-    if image is not None and last_side(rows, image, *windows) < 1:
-        least = next(side for side in range(1, 256) if last_side(rows, side, *windows) > 0)
-        raise BadInput(f"image {image} is not legal: family {family!r} needs at least {least} pixels a side")
-    share("dropout", dropout)
-    Atoms(**atoms)
-
-
 def alexnet(
     *,
     classes: int,
     channels: int,
     depth: int = DEPTH,
-    seed: int | jax.Array = 0,
-    family: str = "cifar",
-    variant: str = "paper",
-    image: int = 32,
+    seed: int | jax.Array | None = 0,
+    family: Literal["cifar", "imagenet"] = "cifar",
+    variant: Literal["paper", "ungrouped", "one_tower"] = "paper",
+    image: int | None = None,
     width: int | None = None,
     lrn: bool | None = None,
-    pooling: str | None = None,
-    dropout: float | None = None,
-    normalisation: str = "none",
-    activation: str = "relu",
+    pooling: Literal["overlapping", "plain"] = "overlapping",
+    dropout: float = 0.5,
+    normalisation: Normalisation = "none",
+    activation: Activation = "relu",
     initialisation: str = "normal(0.01)",
     dtype=None,
 ) -> Net:
-    """The net for images of `image` pixels a side; `width` is the number of maps of conv1, others are in proportion.
+    """AlexNet for images of one size. Raises `BadInput` for what is not legal.
 
-    None is what the variant has: width 96 (one_tower: 64), a quarter of it in family cifar; local response
-    normalisation (`lrn`) on (one_tower: off); `pooling` overlapping (3x3 windows, 2 apart; plain is 2x2); dropout 0.5.
-    torchvision makes one_tower for 224 pixels. `dtype` is that of the convolutions (None: that of the parameters).
-    Raises `BadInput` for what is not legal.
+    Args:
+        classes: Of the classifier.
+        channels: Of the images.
+        depth: Weighted layers: 8.
+        seed: Of the weights.
+        family: imagenet is the paper's net, cifar a form of ours for images of 32 pixels.
+        variant: paper has two towers; ungrouped is the same without; one_tower is the later, narrower net, which
+            torchvision has for images of 224 pixels.
+        image: The side of the images in pixels; by default 32, in family imagenet 227.
+        width: Maps of conv1, others are in proportion; by default 96 (one_tower: 64), in family cifar a quarter of it.
+        lrn: Local response normalisation after conv1 and conv2; by default on, in one_tower off.
+        pooling: Windows of 3x3 that overlap, or of 2x2 that do not; both lie 2 apart.
+        dropout: The share of fc6 and fc7 that is dropped.
+        normalisation: Between convolution and activation.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation.
+        dtype: Of the convolutions; None is that of the parameters, float32.
     """
-    form: dict = {"family": family, "variant": variant, "image": image, "width": width, "lrn": lrn}
-    check(depth=depth, pooling=pooling, dropout=dropout, **form)
-    form |= {"pooling": pooling or "overlapping", "dropout": 0.5 if dropout is None else dropout}
+    if depth != DEPTH:
+        raise BadInput(f"net 'alexnet' has no depth {depth}: it has {DEPTH} weighted layers")
+    rows, windows = table(family, variant, width, lrn), pool(family, pooling)
+    if image is None:
+        image = 227 if family == "imagenet" else 32
+    if last_side(rows, image, *windows) < 1:
+        least = next(side for side in range(1, 256) if last_side(rows, side, *windows) > 0)
+        raise BadInput(f"image {image} is not legal: family {family!r} needs at least {least} pixels a side")
+    share("dropout", dropout)
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    key = jax.random.key(seed)
-    # Dropout draws from a stream of its own, so that the weights do not depend on it.
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    return Net(classes, channels, **form, atoms=atoms, rngs=rngs, side=side)
+    rngs, side = streams(seed)
+    form = {"family": family, "variant": variant, "image": image, "width": width, "lrn": lrn, "pooling": pooling}
+    return Net(classes, channels, **form, dropout=dropout, atoms=atoms, rngs=rngs, side=side)

@@ -1,91 +1,175 @@
-"""The nets by name."""
+"""The nets by name, and a user's own by file and function: what settings each has, and how it is built.
 
+A net's settings are the keyword arguments of its constructor; nothing lists them a second time.
+"""
+
+import contextlib
 import functools
+import hashlib
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import json
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow.errors import BadInput, choose
+from gradflow import user_code
+from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.functional import split
+from gradflow.nets.layers.streams import Checked
+from gradflow.settings import Setting, of_function
 
-
-class Family(NamedTuple):
-    """How a net is made: `build(**settings)` returns it, `check(**settings)` raises `BadInput` and costs nothing."""
-
-    build: Callable[..., nnx.Module]
-    check: Callable[..., None]
-    depth: int  # that of the net if nobody asks for another
-    image: int = 224  # the usual side of an image in pixels in family imagenet; 32 in family cifar
-
-
-NETS = {
-    "plain": Family(residual.plain, functools.partial(residual.check, shortcut=None), depth=18),
-    "residual": Family(residual.residual, residual.check, depth=18),
-    "mlp": Family(mlp.mlp, functools.partial(mlp.check, shortcut=None), depth=8),
-    "residual_mlp": Family(mlp.residual_mlp, mlp.check, depth=8),
-    "cnn": Family(cnn.cnn, cnn.check, depth=4),
-    "alexnet": Family(alexnet.alexnet, alexnet.check, depth=8, image=227),
-    "nin": Family(nin.nin, nin.check, depth=9),
-    "vgg": Family(vgg.vgg, vgg.check, depth=16),
-    "googlenet": Family(googlenet.googlenet, googlenet.check, depth=22),
+NETS: dict[str, Callable[..., nnx.Module]] = {
+    "plain": residual.plain,
+    "residual": residual.residual,
+    "mlp": mlp.mlp,
+    "residual_mlp": mlp.residual_mlp,
+    "cnn": cnn.cnn,
+    "alexnet": alexnet.alexnet,
+    "nin": nin.nin,
+    "vgg": vgg.vgg,
+    "googlenet": googlenet.googlenet,
 }
+# What the data and the run say: no settings. A constructor must take the first three and may take the others.
+REQUIRED, OPTIONAL = ("classes", "channels", "seed"), ("image", "dtype")
 
 
-def settings(name: str) -> tuple[str, ...]:
-    """The settings that the net called `name` takes; raises `BadInput` with the legal names."""
-    constructor = NETS[choose("net", name, NETS)].build
-    fixed = getattr(constructor, "keywords", {})
-    return tuple(key for key in inspect.signature(constructor).parameters if key not in fixed)
+def own_file(net: str) -> tuple[Path, str] | None:
+    """The file and the function of `FILE.py:FUNCTION`; None for a net that comes with gradflow.
+
+    Raises `BadInput` for a name that is neither.
+    """
+    if net in NETS:
+        return None
+    file, colon, function = net.rpartition(":")
+    if not (colon and file.endswith(".py") and function):
+        near = nearest(net, NETS)
+        guess = f" did you mean {near!r}?" if near else ""
+        raise BadInput(f"unknown net {net!r}:{guess} choose one of {', '.join(NETS)}, or your own as FILE.py:FUNCTION")
+    return Path(file).expanduser(), function
 
 
-def check(name: str, **given: Any) -> None:
-    """Raises `BadInput` if `build(name, **given)` would, without building."""
-    legal = settings(name)
-    for key in given:
-        if key not in legal:
-            raise BadInput(f"net {name!r} has no setting {key!r}: it has {', '.join(legal)}")
-    NETS[name].check(**{key: value for key, value in given.items() if key not in ("classes", "channels", "seed")})
+def constructor(net: str) -> Callable[..., nnx.Module]:
+    """The function that builds the net. Raises `BadInput` for an unknown name, or a file without that function."""
+    own = own_file(net)
+    if own is None:
+        return NETS[net]
+    path, name = own
+    module = vars(user_code.load(path))
+    function = module.get(name)
+    if not callable(function):
+        has = [key for key, value in module.items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise BadInput(f"{path} has no function {name!r}: it has {', '.join(has) or 'none'}")
+    return typing.cast(Callable[..., nnx.Module], function)
 
 
-def usual_image(name: str, **given: Any) -> tuple[int, int]:
-    """The side in pixels and the number of classes of the images that the paper of a net is about."""
-    family = NETS[choose("net", name, NETS)]
-    return (family.image, 1000) if given.get("family") == "imagenet" else (32, 10)
+def settings(net: str) -> dict[str, Setting]:
+    """The settings of a net by name. Raises `BadInput` for an unknown net, or one whose constructor is not legal."""
+    return _settings(constructor(net), net)
+
+
+@functools.lru_cache(maxsize=256)
+def _settings(function: Callable[..., nnx.Module], net: str) -> dict[str, Setting]:
+    with user_code.in_one_line(net, "cannot be read"):
+        if missing := [name for name in REQUIRED if name not in inspect.signature(function).parameters]:
+            raise BadInput(f"net {net!r} does not take {', '.join(missing)}: {_FORM}")
+        try:
+            return of_function(function, (*REQUIRED, *OPTIONAL))
+        except BadInput as error:
+            raise BadInput(f"net {net!r}: {error}") from error
+
+
+_FORM = "legal is a function build(*, classes, channels, seed, ...) that returns an nnx.Module"
+
+
+def complete(net: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a net, those not `given` at their defaults.
+
+    Raises `BadInput` for a name that the net does not have, or for a value that is not legal; no weights are drawn.
+    """
+    legal = settings(net)
+    for name in given:
+        if name not in legal:
+            near = nearest(name, legal)
+            guess = f" did you mean {near!r}?" if near else ""
+            raise BadInput(f"net {net!r} has no setting {name!r}:{guess} it has {', '.join(legal) or 'none'}")
+    found = {name: setting.exact(given.get(name, setting.default)) for name, setting in legal.items()}
+    if net in NETS:  # a user's own net is checked when it is built: nobody knows when it draws its first weight
+        with contextlib.suppress(Checked):
+            NETS[net](classes=10, channels=3, seed=None, **found)
+    return found
+
+
+def takes_image(net: str) -> bool:
+    """Whether a net is made for images of one size."""
+    return "image" in inspect.signature(constructor(net)).parameters
+
+
+def identity(net: str) -> str:
+    """What a net is, for the hash of a run: its name, or of a user's own the function and the content of the file."""
+    own = own_file(net)
+    return net if own is None else f"{own[1]}@{hashlib.sha256(user_code.read(own[0])).hexdigest()}"
 
 
 def build(
-    name: str, *, classes: int, channels: int, seed: int | jax.Array = 0, image: int | None = None, **given: Any
+    net: str,
+    *,
+    classes: int,
+    channels: int,
+    seed: int | jax.Array = 0,
+    image: int | None = None,
+    dtype: Any = None,
+    **given: Any,
 ) -> nnx.Module:
-    """The net called `name` for images of `channels` channels: an `nnx.Module`, `net(images, hook=...) -> logits`.
+    """The net for images of `channels` channels: an `nnx.Module`, `net(images, hook=...) -> logits`.
 
     Images are `(batch, height, width, channel)`, logits `(batch, classes)`. The same seed gives the same weights.
-    `image` is their side in pixels: nets with fully connected layers are made for it (None: the paper's), others
-    take any. Raises `BadInput` for an unknown net or setting, or a value that the net does not have.
+    `image` is their side in pixels: nets with fully connected layers are made for it (None: the net's own), others
+    take any. `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for an
+    unknown net or setting, or a value that the net does not have.
     """
-    if "image" in settings(name):
-        given["image"] = usual_image(name, **given)[0] if image is None else image
-    if inspect.signature(NETS[name].build).parameters["depth"].default is inspect.Parameter.empty:
-        given.setdefault("depth", NETS[name].depth)  # others know the depth of each of their variants
-    check(name, **given)
-    return NETS[name].build(classes=classes, channels=channels, seed=seed, **given)
+    chosen, function = complete(net, given), constructor(net)
+    takes = inspect.signature(function).parameters
+    provided = {"classes": classes, "channels": channels, "seed": seed}
+    optional = {name: value for name, value in (("image", image), ("dtype", dtype)) if value is not None}
+    if "dtype" in optional and "dtype" not in takes:
+        raise BadInput(f"net {net!r} takes no dtype: it computes in that of its parameters, float32")
+    provided |= {name: value for name, value in optional.items() if name in takes}
+    if net in NETS:
+        return function(**provided, **chosen)
+    own = own_file(net)
+    assert own
+    with user_code.in_one_line(own[0].absolute(), f"cannot build {own[1]!r} with {json.dumps(chosen)}"):
+        return _check_module(net, function(**provided, **chosen))
 
 
-def abstract(name: str, **given: Any) -> nnx.Module:
-    """`build(name, **given)` with a `jax.ShapeDtypeStruct` in the place of every array: no weights are drawn, so that
+def _check_module(net: str, built: Any) -> nnx.Module:
+    if not isinstance(built, nnx.Module):
+        raise BadInput(f"net {net!r} is a {type(built).__name__}: {_FORM}")
+    try:
+        inspect.signature(built).bind(None, None)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise BadInput(f"net {net!r} cannot be called as net(images, hook): its __call__ must take both") from None
+    return built
+
+
+def abstract(net: str, **given: Any) -> nnx.Module:
+    """`build(net, **given)` with a `jax.ShapeDtypeStruct` in the place of every array: no weights are drawn, so that
     the largest net costs about a second.
     """
-    graphs = []
+    graphs, own = [], own_file(net) is not None
 
     def parts(seed):
         # What does not depend on the seed is computed, the counts of draws above all: Flax takes time quadratic in
         # depth when they are traced (87 s instead of 8 at 1202 layers, flax 0.12.8).
-        with jax.ensure_compile_time_eval():
-            graph, params, rest = split(build(name, seed=seed, **given))
+        # A user's own constructor may need a seed that is a number, and then nothing must be computed from it.
+        with contextlib.nullcontext() if own else jax.ensure_compile_time_eval():
+            graph, params, rest = split(build(net, seed=0 if own else seed, **given))
         graphs.append(graph)
         return params, rest
 

@@ -12,18 +12,20 @@ regularisation, section 3.3 local response normalisation. Kernels, maps and pool
 cuda-convnet (layers-18pct); the constants of the normalisation are the paper's for ImageNet.
 """
 
+from typing import Literal
+
 import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, at_least, choose, share
+from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
-from gradflow.nets.layers.normalisations import local_response_normalisation
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
+from gradflow.nets.layers.streams import streams
 
-FAMILIES = ("cifar",)
-DEPTH, WIDTH = 4, 32
+DEPTH = 4
 MAPS = (1, 1, 2)  # of each convolution, in units of the width
 POOLS = (max_pool, average_pool, average_pool)
 POOLINGS = {"overlapping": 3, "plain": 2}  # the side of the windows, which lie 2 apart
@@ -56,65 +58,45 @@ class Net(nnx.Module):
         return hook("head", self.head(self.dropout(x.reshape(len(x), -1))))
 
 
-def check(
-    *,
-    depth: int = DEPTH,
-    family: str = "cifar",
-    image: int = 32,
-    width: int | None = None,
-    lrn: bool | None = None,
-    dropout: float | None = None,
-    pooling: str | None = None,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `cnn` would not build; builds nothing."""
-    if depth != DEPTH:
-        raise BadInput(f"net 'cnn' has no depth {depth}: it has {DEPTH} weighted layers")
-    choose("family", family, FAMILIES)
-    choose("pooling", pooling or "overlapping", POOLINGS)
-    at_least("image", image, LEAST)
-    at_least("width", width, 1)
-    share("dropout", dropout)
-    Atoms(**atoms)
-
-
 def cnn(
     *,
     classes: int,
     channels: int,
     depth: int = DEPTH,
-    seed: int | jax.Array = 0,
-    family: str = "cifar",
+    seed: int | jax.Array | None = 0,
     image: int = 32,
-    width: int | None = None,
-    lrn: bool | None = None,
-    dropout: float | None = None,
-    pooling: str | None = None,
-    normalisation: str = "none",
-    activation: str = "relu",
+    width: int = 32,
+    lrn: bool = False,
+    dropout: float = 0.0,
+    pooling: Literal["overlapping", "plain"] = "overlapping",
+    normalisation: Normalisation = "none",
+    activation: Activation = "relu",
     initialisation: str = "he",
     dtype=None,
 ) -> Net:
-    """The net for images of `image` pixels a side; `width` is the number of maps of its first layer (32).
+    """The net; as in figure 1 there is no regularisation unless asked for. Raises `BadInput` for what is not legal.
 
-    As in figure 1 there is no regularisation unless asked for: local response normalisation (`lrn`, after the first
-    two pools) and `dropout` (before the classifier) are off. `pooling` is overlapping (3x3 windows, 2 apart) or plain
-    (2x2). `dtype` is that of the convolutions (None: that of the parameters). Raises `BadInput` for what is not legal.
+    Args:
+        classes: Of the classifier.
+        channels: Of the images.
+        depth: Weighted layers: 4.
+        seed: Of the weights.
+        image: The side of the images in pixels, at least 8.
+        width: Maps of the first layer; others are in proportion.
+        lrn: Local response normalisation after the first two pools (section 3.3).
+        dropout: The share of its inputs that the classifier does not see in training.
+        pooling: Windows of 3x3 that overlap, or of 2x2 that do not; both lie 2 apart.
+        normalisation: Between convolution and activation.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation.
+        dtype: Of the convolutions; None is that of the parameters, float32.
     """
-    check(depth=depth, family=family, image=image, width=width, lrn=lrn, dropout=dropout, pooling=pooling)
+    if depth != DEPTH:
+        raise BadInput(f"net 'cnn' has no depth {depth}: it has {DEPTH} weighted layers")
+    at_least("image", image, LEAST)
+    at_least("width", width, 1)
+    share("dropout", dropout)
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    key = jax.random.key(seed)
-    # Dropout draws from a stream of its own, so that the weights do not depend on it.
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    return Net(
-        classes,
-        channels,
-        image,
-        width or WIDTH,
-        bool(lrn),
-        pooling or "overlapping",
-        dropout or 0.0,
-        atoms=atoms,
-        rngs=rngs,
-        side=side,
-    )
+    rngs, side = streams(seed)
+    return Net(classes, channels, image, width, lrn, pooling, dropout, atoms=atoms, rngs=rngs, side=side)

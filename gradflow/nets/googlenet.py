@@ -5,21 +5,20 @@ before the larger filters keep that affordable (figure 2). Two auxiliary classif
 send gradient into the middle of the net while it trains (section 5).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Heads, Images, Logits, Maps
-from gradflow.errors import BadInput, at_least, choose, share
+from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
-from gradflow.nets.layers.normalisations import local_response_normalisation
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
+from gradflow.nets.layers.streams import streams
 
-FAMILIES = ("cifar", "imagenet")
-VARIANTS = ("paper", "naive", "torchvision")
 # Table 1: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -194,82 +193,71 @@ def _side_at_module_4(image: int, imagenet: bool) -> int:
     return -(-image // 2) // 8 if imagenet else image // 2
 
 
-def check(
-    *,
-    depth: int | None = None,
-    family: str = "cifar",
-    variant: str = "paper",
-    width: int | None = None,
-    normalisation: str | None = None,
-    lrn: bool | None = None,
-    dropout: float | None = None,
-    auxiliary: bool | None = None,
-    image: int | None = None,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `googlenet` would not build; builds nothing."""
-    del lrn  # both are legal everywhere
-    choose("family", family, FAMILIES)
-    if depth not in (None, depth_of(choose("variant", variant, VARIANTS))):
-        raise BadInput(f"variant {variant!r} of googlenet has no depth {depth}: it has {depth_of(variant)}")
-    at_least("width", width, 1)
-    share("dropout", dropout)
-    if image is not None:
-        _check_image(image, family, variant, auxiliary is not False)
-    Atoms(normalisation or "none", **atoms)
-
-
-def _check_image(image: int, family: str, variant: str, auxiliary: bool) -> None:
-    least, why = TOTAL_STRIDE[family], ""
+def least_side(family: str, variant: str, auxiliary: bool) -> tuple[int, str]:
+    """The smallest legal side of the images in pixels, and why."""
     if auxiliary and family == "imagenet" and variant != "torchvision":
-        least, why = 80, " with auxiliary classifiers, which average 5x5 windows of its sixteenth"
-    if image < least:
-        raise BadInput(
-            f"images of {image}x{image} pixels are too small for googlenet: it needs at least {least} a side{why}"
-        )
+        return 80, " with auxiliary classifiers, which average 5x5 windows of its sixteenth"
+    return TOTAL_STRIDE[family], ""
 
 
 def googlenet(
     *,
-    depth: int | None = None,
+    depth: int = 22,
     classes: int,
     channels: int,
-    seed: int | jax.Array = 0,
-    family: str = "cifar",
-    variant: str = "paper",
-    width: int | None = None,
-    normalisation: str | None = None,
-    activation: str = "relu",
+    seed: int | jax.Array | None = 0,
+    family: Literal["cifar", "imagenet"] = "cifar",
+    variant: Literal["paper", "naive", "torchvision"] = "paper",
+    width: int = WIDTH,
+    normalisation: Normalisation | None = None,
+    activation: Activation = "relu",
     initialisation: str = "glorot",
     lrn: bool | None = None,
     dropout: float | None = None,
-    auxiliary: bool | None = None,
-    image: int = 32,
+    auxiliary: bool = True,
+    image: int | None = None,
     dtype=None,
 ) -> Net:
-    """GoogLeNet of 22 weighted layers (the only legal `depth` but for variant `naive`); the stem's first layer has
-    `width` channels (64), all others change in proportion.
+    """GoogLeNet for images of one size. Raises `BadInput` for what is not legal.
 
-    Family `imagenet` is table 1, for images of 224. Family `cifar` has the same layers for small ones: maps get smaller
-    only before modules 4a and 5a. Variant `naive` has modules as in figure 2a, one layer deep: its depth is 13, and its
-    channels grow from 192 to 4944. Variant `torchvision` is what that library builds: 3x3 layers in the place of 5x5,
-    a 2x2 pool before 5a, auxiliary classifiers that see all pixels, and batch norm with epsilon 0.001.
-
-    `normalisation` stands between convolution and activation, in the place of the bias (None: the variant's own, which
-    is batch norm in torchvision and none elsewhere). `lrn` puts two local response normalisations into the stem (None:
-    yes, but not in torchvision or beside another normalisation). `dropout` is that before every classifier (None: the
-    paper's 0.4, and 0.7 in auxiliary ones). `auxiliary` classifiers (None: yes) answer while training only; each of
-    their losses counts 0.3. The paper does not say how it initialises; `glorot` is what its published twin for Caffe
-    does. `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not
-    legal.
+    Args:
+        depth: Weighted layers: 22, in variant naive 13.
+        classes: Of the classifier.
+        channels: Of the images.
+        seed: Of the weights.
+        family: imagenet is table 1; cifar has the same layers for small images: maps get smaller only before modules 4a
+            and 5a.
+        variant: naive has the modules of figure 2a, one layer deep, whose channels grow from 192 to 4944; torchvision
+            is what that library builds: 3x3 layers in the place of 5x5, a 2x2 pool before 5a, auxiliary classifiers
+            that see all pixels, and batch norm with epsilon 0.001.
+        width: Channels of the stem's first layer; all others are in proportion.
+        normalisation: Between convolution and activation, in the place of the bias; by default none, in variant
+            torchvision batch.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation. The paper does not say; its twin for Caffe has
+            glorot.
+        lrn: Two local response normalisations in the stem; by default on, but not in torchvision or beside another
+            normalisation.
+        dropout: The share that is dropped before every classifier; by default 0.4, and 0.7 in the auxiliary ones.
+        auxiliary: Two classifiers on the way, in training only; each of their losses counts 0.3.
+        image: The side of the images in pixels; by default 32, in family imagenet 224 and at least 80.
+        dtype: Of the computation; None is that of the parameters, float32.
     """
-    rules: Any = {"family": family, "variant": variant, "dropout": dropout, "image": image}
-    check(depth=depth, width=width, auxiliary=auxiliary, **rules)
+    if depth != depth_of(variant):
+        raise BadInput(f"variant {variant!r} of googlenet has no depth {depth}: it has {depth_of(variant)}")
+    at_least("width", width, 1)
+    share("dropout", dropout)
+    image, (least, why) = IMAGES[family] if image is None else image, least_side(family, variant, auxiliary)
+    if image < least:
+        raise BadInput(
+            f"images of {image}x{image} pixels are too small for googlenet: it needs at least {least} a side{why}"
+        )
     own = "batch" if variant == "torchvision" else "none"
     atoms = Atoms(own if normalisation is None else normalisation, activation, initialisation, dtype)
     if lrn is None:
         lrn = variant != "torchvision" and atoms.normalisation_name == "none"
-    key = jax.random.key(seed)
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    rules |= {"width": WIDTH if width is None else width, "auxiliary": auxiliary is not False, "lrn": lrn}
+    rngs, side = streams(seed)
+    rules: Any = {"family": family, "variant": variant, "dropout": dropout, "image": image}
+    rules |= {"width": width, "auxiliary": auxiliary, "lrn": lrn}
     return Net(classes, channels, atoms=atoms, rngs=rngs, side=side, **rules)

@@ -6,19 +6,18 @@ which fits everywhere because all units have one width. The plain net is the sam
 """
 
 import functools
+from typing import Literal
 
 import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import at_least, choose
+from gradflow.errors import at_least
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, made_for
+from gradflow.nets.layers.atoms import Activation, Atoms, made_for
+from gradflow.nets.layers.normalisations import Normalisation
+from gradflow.nets.layers.streams import streams
 from gradflow.nets.stack import through
-
-SHORTCUTS = ("A",)  # the identity; nothing changes shape, so there is nothing to pad or to project
-ORDERS = ("post", "pre")
-WIDTH = 256
 
 
 class Unit(nnx.Module):
@@ -29,7 +28,7 @@ class Unit(nnx.Module):
     section 3.2, saw no advantage in that). In order `pre` it is not.
     """
 
-    def __init__(self, width: int, shortcut: str | None, order: str, atoms: Atoms, rngs: nnx.Rngs):
+    def __init__(self, width: int, shortcut: bool, order: str, atoms: Atoms, rngs: nnx.Rngs):
         self.shortcut, self.order, self.activation = shortcut, order, atoms.activation
         self.fc = atoms.linear(width, width, rngs=rngs)
         self.norm = atoms.normalisation(width, rngs=rngs)
@@ -37,7 +36,7 @@ class Unit(nnx.Module):
     def __call__(self, x: jax.Array, hook: Hook, name: str) -> jax.Array:
         """The unit's output; its points have names that begin with `name`."""
         x = hook(name, x)
-        if self.shortcut is None:
+        if not self.shortcut:
             y = self.residual(x, hook, name)
         else:
             y = hook(f"{name}/identity", x)
@@ -75,48 +74,45 @@ class Net(nnx.Module):
         return hook("head", self.head(x))
 
 
-def check(
+def perceptron(
     *,
-    depth: int,
-    image: int = 32,
-    width: int | None = None,
-    shortcut: str | None = "A",
-    order: str = "post",
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `residual_mlp` would not build; builds nothing."""
-    at_least("depth", depth, 2)
-    at_least("image", image, 1)
-    at_least("width", width, 1)
-    if shortcut is not None:
-        choose("shortcut", shortcut, SHORTCUTS)
-    choose("order", order, ORDERS)
-    Atoms(**atoms)
-
-
-def residual_mlp(
-    *,
-    depth: int,
+    shortcut: bool,
+    depth: int = 8,
     classes: int,
     channels: int,
-    seed: int | jax.Array = 0,
+    seed: int | jax.Array | None = 0,
     image: int = 32,
-    width: int | None = None,
-    shortcut: str | None = "A",
-    order: str = "post",
-    normalisation: str = "batch",
-    activation: str = "relu",
+    width: int = 256,
+    order: Literal["post", "pre"] = "post",
+    normalisation: Normalisation = "batch",
+    activation: Activation = "relu",
     initialisation: str = "he",
     dtype=None,
 ) -> Net:
-    """A perceptron of `depth` weighted layers, all hidden ones `width` (256) wide, for images of `image` pixels a side.
+    """A perceptron whose units have a `shortcut`, the identity, or have none. Raises `BadInput` for what is not legal.
 
-    `dtype` is that of the norms; products are in float32. Raises `BadInput` for what is not legal.
+    Args:
+        shortcut: Whether units have one.
+        depth: Weighted layers, at least 2.
+        classes: Of the classifier.
+        channels: Of the images.
+        seed: Of the weights.
+        image: The side of the images in pixels.
+        width: Of all hidden layers.
+        order: Normalisation and activation after each product, or before it (He 2016, figure 4e).
+        normalisation: After each product, or before it in order pre.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation.
+        dtype: Of the norms; products are in float32.
     """
-    check(depth=depth, image=image, width=width, shortcut=shortcut, order=order)
+    at_least("depth", depth, 2)
+    at_least("image", image, 1)
+    at_least("width", width, 1)
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    rngs = nnx.Rngs(jax.random.key(seed))
-    return Net(depth, classes, channels, image, width or WIDTH, shortcut, order, atoms, rngs)
+    rngs, _ = streams(seed)
+    return Net(depth, classes, channels, image, width, shortcut, order, atoms, rngs)
 
 
-mlp = functools.partial(residual_mlp, shortcut=None)
+residual_mlp = functools.partial(perceptron, shortcut=True)
+mlp = functools.partial(perceptron, shortcut=False)

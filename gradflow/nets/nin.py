@@ -5,17 +5,20 @@ with pools and dropout between; the last has one map a class, and the mean of a 
 The paper gives the structure; the widths and the initialisation are those of the authors' published CIFAR-10 net.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
-from gradflow.errors import BadInput, at_least, choose, share
+from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
+from gradflow.nets.layers.streams import streams
 
-HEADS = ("pool", "fc")
 # The kernel of each mlpconv layer and the channels of its three parts; the last has one a class.
 MLPCONVS = ((5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192)))
 DEPTH = 9
@@ -74,54 +77,44 @@ class Net(nnx.Module):
         return hook("head", x)
 
 
-def check(
-    *,
-    depth: int = DEPTH,
-    width: int | None = None,
-    head: str | None = None,
-    dropout: float | None = None,
-    image: int | None = None,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `nin` would not build; builds nothing."""
-    if depth != DEPTH:
-        raise BadInput(f"nin has no depth {depth}: it has {DEPTH}")
-    choose("head", head or "pool", HEADS)
-    at_least("width", width, 1)
-    share("dropout", dropout)
-    if image is not None and image < LEAST:
-        raise BadInput(f"images of {image}x{image} pixels are too small for nin: it needs at least {LEAST} a side")
-    Atoms(**atoms)
-
-
 def nin(
     *,
     depth: int = DEPTH,
     classes: int,
     channels: int,
-    seed: int | jax.Array = 0,
-    width: int | None = None,
-    normalisation: str = "none",
-    activation: str = "relu",
+    seed: int | jax.Array | None = 0,
+    width: int = WIDTH,
+    normalisation: Normalisation = "none",
+    activation: Activation = "relu",
     initialisation: str = "normal(0.05)",
-    head: str | None = None,
-    dropout: float | None = None,
+    head: Literal["pool", "fc"] = "pool",
+    dropout: float = 0.5,
     image: int = 32,
     dtype=None,
 ) -> Net:
-    """The CIFAR net of nine layers with weights; its first convolution has `width` channels (192), and all others but
-    the last change in proportion.
+    """The CIFAR net of nine weighted layers. Raises `BadInput` for what is not legal.
 
-    Head `pool` (None) is the paper's global average pooling; `fc` puts a fully connected layer in its place, from all
-    pixels of the class maps to the classes, all else being the same (section 4.6): a tenth layer, which `depth` does
-    not count. `dropout` is that between the mlpconv layers (None: the paper's 0.5). A `normalisation` stands between
-    convolution and activation, in the place of the bias. `dtype` is that of the computation (None: that of the
-    parameters, float32). Raises `BadInput` for what is not legal.
+    Args:
+        depth: Weighted layers: 9; the one of head fc is not counted.
+        classes: Of the classifier.
+        channels: Of the images.
+        seed: Of the weights.
+        width: Channels of the first convolution; all others but the last change in proportion.
+        normalisation: Between convolution and activation, in the place of the bias.
+        activation: Of all layers.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation.
+        head: Global average pooling, or a fully connected layer from all pixels of the class maps (section 4.6).
+        dropout: The share of the maps between mlpconv layers that is dropped.
+        image: The side of the images in pixels, at least 4.
+        dtype: Of the computation; None is that of the parameters, float32.
     """
-    check(depth=depth, width=width, head=head, dropout=dropout, image=image)
+    if depth != DEPTH:
+        raise BadInput(f"nin has no depth {depth}: it has {DEPTH}")
+    at_least("width", width, 1)
+    share("dropout", dropout)
+    if image < LEAST:
+        raise BadInput(f"images of {image}x{image} pixels are too small for nin: it needs at least {LEAST} a side")
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    key = jax.random.key(seed)
-    # Dropout draws from a stream of its own, so that the weights do not depend on it.
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    width, dropout = WIDTH if width is None else width, 0.5 if dropout is None else dropout
-    return Net(classes, channels, width, head or "pool", dropout, image, atoms, rngs, side)
+    rngs, side = streams(seed)
+    return Net(classes, channels, width, head, dropout, image, atoms, rngs, side)

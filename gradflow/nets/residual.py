@@ -6,25 +6,21 @@ same initial weights; with option A also the same number of parameters.
 """
 
 import functools
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
-from gradflow.errors import BadInput, at_least, choose, share
+from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
-from gradflow.nets.layers.normalisations import Identity
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Identity, Normalisation
 from gradflow.nets.layers.pooling import max_pool
+from gradflow.nets.layers.streams import streams
 from gradflow.nets.stack import through
 
-FAMILIES = ("cifar", "imagenet")
-SHORTCUTS = ("A", "B", "C")
-ORDERS = ("post", "pre")
-POOLINGS = ("stride", "max")
-HEADS = ("pool", "fc")
 WIDTHS = {"cifar": 16, "imagenet": 64}
 # He 2015, table 1: the units of the four stages, and whether they are bottlenecks.
 IMAGENET = {
@@ -45,7 +41,6 @@ def stages(family: str, depth: int) -> tuple[tuple[int, ...], bool]:
     ones; that is the paper's family (section 4.2) wherever depth = 6n + 2. `imagenet`: table 1.
     Raises `BadInput` for a depth that the family does not have, and names the legal ones nearby.
     """
-    choose("family", family, FAMILIES)
     if family == "imagenet":
         if depth not in IMAGENET:
             raise BadInput(f"family 'imagenet' has no depth {depth}: choose one of {', '.join(map(str, IMAGENET))}")
@@ -182,68 +177,59 @@ def _layers(channels: int, stride: int, bottleneck: bool) -> list[tuple[int, int
     return [(3, channels, stride), (3, channels, 1)]
 
 
-def check(
-    *,
-    depth: int,
-    family: str = "cifar",
-    width: int | None = None,
-    shortcut: str | None = "A",
-    order: str = "post",
-    pooling: str | None = None,
-    head: str | None = None,
-    dropout: float | None = None,
-    widen: bool = True,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `residual` would not build; builds nothing."""
-    stages(family, depth)
-    choose("order", order, ORDERS)
-    choose("pooling", pooling or "stride", POOLINGS)
-    choose("head", head or "pool", HEADS)
-    share("dropout", dropout)
-    if dropout and head != "fc":
-        raise BadInput(f"dropout {dropout} is not legal without hidden layers: it must be 0, or head 'fc'")
-    if shortcut is not None:
-        choose("shortcut", shortcut, SHORTCUTS)
-    at_least("width", width, 1)
-    Atoms(**atoms)
-
-
 def residual(
     *,
-    depth: int,
+    depth: int = 18,
     classes: int,
     channels: int,
-    seed: int | jax.Array = 0,
-    family: str = "cifar",
+    seed: int | jax.Array | None = 0,
+    family: Literal["cifar", "imagenet"] = "cifar",
     width: int | None = None,
-    shortcut: str | None = "A",
-    order: str = "post",
-    normalisation: str = "batch",
-    activation: str = "relu",
+    shortcut: Literal["A", "B", "C"] = "A",
+    order: Literal["post", "pre"] = "post",
+    normalisation: Normalisation = "batch",
+    activation: Activation = "relu",
     initialisation: str = "he",
-    pooling: str | None = None,
-    head: str | None = None,
-    dropout: float | None = None,
+    pooling: Literal["stride", "max"] = "stride",
+    head: Literal["pool", "fc"] = "pool",
+    dropout: float = 0.0,
     widen: bool = True,
     dtype=None,
 ) -> Net:
-    """A residual net of `depth` weighted layers; `width` is that of the first stage (16, or 64 in family imagenet).
+    """A residual net. With `pooling`, `head`, `dropout` and `widen` it can break the rules of He 2015, section 3.3.
 
-    Shortcut A pads with zeros, B projects where the shape changes, C projects everywhere (He 2015, section 4.1).
-    The net can also break the rules of section 3.3: get smaller by `pooling` max instead of stride, by a `head` of two
-    hidden fc layers with `dropout`, and by not growing wider (`widen=False`) where maps get smaller.
-    `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not legal.
+    Raises `BadInput` for what is not legal.
+
+    Args:
+        depth: Weighted layers: even and at least 8 in family cifar; 18, 34, 50, 101 or 152 in family imagenet.
+        classes: Of the classifier.
+        channels: Of the images.
+        seed: Of the weights.
+        family: For small images (He 2015, section 4.2) or for those of ImageNet (table 1).
+        width: Channels of the first stage; by default 16, in family imagenet 64.
+        shortcut: Where the shape changes A pads with zeros and B projects; C projects in every unit (section 4.1).
+        order: Normalisation and activation after each convolution, or before it (He 2016, figure 4e).
+        normalisation: After each convolution, or before it in order pre.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation.
+        pooling: How maps get smaller: by the stride of a convolution, or by a 2x2 max pool before it.
+        head: Global average pooling and the classifier, or two hidden fully connected layers between them.
+        dropout: The share of each hidden fully connected layer that is dropped; only with head fc.
+        widen: Twice the channels where maps get half as wide.
+        dtype: Of the computation; None is that of the parameters, float32.
     """
-    rules: Any = {"pooling": pooling, "head": head, "dropout": dropout, "widen": widen}
-    check(depth=depth, family=family, shortcut=shortcut, order=order, width=width, **rules)
-    rules |= {"pooling": pooling or "stride", "dropout": dropout or 0.0}
+    stages(family, depth)
+    share("dropout", dropout)
+    if dropout and head != "fc":
+        raise BadInput(f"dropout {dropout} is not legal without hidden layers: it must be 0, or head 'fc'")
+    at_least("width", width, 1)
     width = WIDTHS[family] if width is None else width
+    rules = {"pooling": pooling, "head": head, "dropout": dropout, "widen": widen}
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    key = jax.random.key(seed)
-    # Projections draw from a stream of their own, so that the twins' other weights do not depend on the shortcut.
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+    rngs, side = streams(seed)
     return Net(depth, classes, channels, family, width, shortcut, order, atoms=atoms, rngs=rngs, side=side, **rules)
 
 
-plain = functools.partial(residual, shortcut=None)
+# The plain twin has no shortcut, and so no setting for it.
+plain = functools.partial(residual, shortcut=None)  # pyright: ignore[reportArgumentType]

@@ -81,7 +81,7 @@ def _kind(graph, state) -> tuple[Any, ...]:
 
 def rows(params: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the joined units among a net's parameters."""
-    return tuple(name for name in params if JOINT in name)
+    return tuple(name for name in params if isinstance(name, str) and JOINT in name)
 
 
 def separated(tree: Any) -> Any:
@@ -90,7 +90,7 @@ def separated(tree: Any) -> Any:
     def units(node):
         if not isinstance(node, dict):
             return node
-        found = {name: value for name, value in node.items() if JOINT not in name}
+        found = {name: value for name, value in node.items() if name not in rows(node)}
         for name in rows(node):
             found |= {one: jax.tree.map(lambda leaf, i=i: leaf[i], node[name]) for i, one in enumerate(separate(name))}
         return found

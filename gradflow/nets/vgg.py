@@ -6,19 +6,19 @@ connected layers. Depth names the configuration: 11 is A, 13 B, 16 D, 19 E. The 
 of each pair of 3x3 layers (section 2.3), which leaves 8 layers with weights: depth 8.
 """
 
-from typing import Any
+from typing import Literal
 
 import jax
 from flax import nnx
 
 from gradflow.arrays import Images, Logits
-from gradflow.errors import BadInput, at_least, choose, share
+from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Atoms, Dropout, made_for
-from gradflow.nets.layers.normalisations import local_response_normalisation
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, made_for
+from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool
+from gradflow.nets.layers.streams import streams
 
-FAMILIES = ("cifar", "imagenet")
 # Table 1: the convolutions of each block, by variant and depth.
 BLOCKS = {
     "paper": {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)},
@@ -26,7 +26,6 @@ BLOCKS = {
     "5x5": {8: (1, 1, 1, 1, 1)},
 }
 WIDER = (1, 2, 4, 8, 8)  # channels of each block, in those of the first
-WIDTH = 64
 HIDDEN = {"cifar": 8, "imagenet": 64}  # width of fc6 and fc7, in channels of the first block: 512 and 4096
 
 
@@ -35,11 +34,6 @@ def kernel(variant: str, layer: int) -> int:
     if variant == "5x5":
         return 5
     return 1 if variant == "1x1" and layer == 3 else 3
-
-
-def own_depth(variant: str) -> int:
-    """The depth of a variant if nobody asks for another: 16 where there is a choice."""
-    return 16 if 16 in BLOCKS[variant] else next(iter(BLOCKS[variant]))
 
 
 class Net(nnx.Module):
@@ -83,64 +77,55 @@ class Net(nnx.Module):
         return hook("head", self.head(x))
 
 
-def check(
-    *,
-    depth: int | None = None,
-    family: str = "cifar",
-    variant: str = "paper",
-    width: int | None = None,
-    lrn: bool | None = None,
-    dropout: float | None = None,
-    image: int | None = None,
-    **atoms,
-) -> None:
-    """Raises `BadInput` with the legal values for anything that `vgg` would not build; builds nothing."""
-    choose("family", family, FAMILIES)
-    legal = BLOCKS[choose("variant", variant, BLOCKS)]
-    if depth not in (None, *legal):
-        raise BadInput(f"variant {variant!r} of vgg has no depth {depth}: choose one of {', '.join(map(str, legal))}")
-    if lrn and depth != 11:
-        raise BadInput(f"vgg has no LRN at depth {depth or own_depth(variant)}: only configuration A has, depth 11")
-    at_least("width", width, 1)
-    share("dropout", dropout)
-    least = 32 if family == "imagenet" else 1
-    if image is not None and image < least:
-        raise BadInput(f"images of {image}x{image} pixels are too small for vgg: it needs at least {least} a side")
-    Atoms(**atoms)
-
-
 def vgg(
     *,
-    depth: int | None = None,
+    depth: int = 16,
     classes: int,
     channels: int,
-    seed: int | jax.Array = 0,
-    family: str = "cifar",
-    variant: str = "paper",
-    width: int | None = None,
-    normalisation: str = "none",
-    activation: str = "relu",
+    seed: int | jax.Array | None = 0,
+    family: Literal["cifar", "imagenet"] = "cifar",
+    variant: Literal["paper", "1x1", "5x5"] = "paper",
+    width: int = 64,
+    normalisation: Normalisation = "none",
+    activation: Activation = "relu",
     initialisation: str = "glorot",
-    lrn: bool | None = None,
-    dropout: float | None = None,
-    image: int = 32,
+    lrn: bool = False,
+    dropout: float = 0.5,
+    image: int | None = None,
     dtype=None,
 ) -> Net:
-    """VGG of `depth` weighted layers (None: 16, or 8 in variant `5x5`) for images of `image` pixels a side; the first
-    block has `width` channels (64) and all others change in proportion.
+    """VGG for images of one size. Raises `BadInput` for what is not legal.
 
-    Family `imagenet` is the paper's net: images of 224, fc6 and fc7 of 4096. Family `cifar` has the same convolutions,
-    leaves out pools when there is but one pixel left, and has fc6 and fc7 of 512. `dropout` is that after fc6 and fc7
-    (None: the paper's 0.5). A `normalisation` stands between convolution and activation; the paper has none, and says
-    that the `glorot` initialisation makes its own, by parts of a trained net, unnecessary (section 3.1).
-    `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for what is not legal.
+    Args:
+        depth: Weighted layers: 11, 13, 16 or 19; 16 in variant 1x1, 8 in variant 5x5.
+        classes: Of the classifier.
+        channels: Of the images.
+        seed: Of the weights.
+        family: imagenet is the paper's net, with fc6 and fc7 of 4096; cifar has the same convolutions, leaves out pools
+            when there is but one pixel left, and has fc6 and fc7 of 512.
+        variant: Table 1; configuration C, whose third layers are 1x1; or B with one 5x5 layer for two 3x3 layers.
+        width: Channels of the first block; all others are in proportion.
+        normalisation: Between convolution and activation; the paper has none.
+        activation: Of all layers but the last.
+        initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
+            in he(0.5); or normal(0.01) with its standard deviation. The paper says that glorot makes its own, by parts
+            of a trained net, unnecessary (section 3.1).
+        lrn: Local response normalisation after the first layer: configuration A-LRN, at depth 11 alone.
+        dropout: The share of fc6 and fc7 that is dropped.
+        image: The side of the images in pixels; by default 32, in family imagenet 224 and at least 32.
+        dtype: Of the computation; None is that of the parameters, float32.
     """
-    rules: Any = {"family": family, "variant": variant, "lrn": lrn, "dropout": dropout, "image": image}
-    check(depth=depth, width=width, **rules)
-    depth = own_depth(variant) if depth is None else depth
+    legal = BLOCKS[variant]
+    if depth not in legal:
+        raise BadInput(f"variant {variant!r} of vgg has no depth {depth}: choose one of {', '.join(map(str, legal))}")
+    if lrn and depth != 11:
+        raise BadInput(f"vgg has no LRN at depth {depth}: only configuration A has, depth 11")
+    at_least("width", width, 1)
+    share("dropout", dropout)
+    image, least = IMAGES[family] if image is None else image, 32 if family == "imagenet" else 1
+    if image < least:
+        raise BadInput(f"images of {image}x{image} pixels are too small for vgg: it needs at least {least} a side")
     atoms = Atoms(normalisation, activation, initialisation, dtype)
-    key = jax.random.key(seed)
-    # Dropout draws from a stream of its own, so that the weights do not depend on it.
-    rngs, side = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
-    rules |= {"dropout": 0.5 if dropout is None else dropout, "width": WIDTH if width is None else width}
+    rngs, side = streams(seed)
+    rules = {"family": family, "variant": variant, "lrn": lrn, "dropout": dropout, "width": width, "image": image}
     return Net(depth, classes, channels, atoms=atoms, rngs=rngs, side=side, **rules)

@@ -1,6 +1,5 @@
 """One run, from its settings to a finished record."""
 
-import dataclasses
 import functools
 import subprocess
 import sys
@@ -9,8 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
+from gradflow import nets
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import load_data
+from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.nets import stack
 from gradflow.runs.record import NET, Record
@@ -20,21 +23,40 @@ from gradflow.training.loop import Training
 from gradflow.training.step import State
 
 
+def load_dataset(run: Run) -> Dataset:
+    """The data of a run. Raises `BadInput` for anything wrong with them."""
+    return load_data(run.data, run.image_size, run.validation, shuffle=run.shuffle)
+
+
+def build_net(run: Run) -> nnx.Module:
+    """The net of a run for its data, with the weights of its seed. Raises `BadInput` where the two do not fit."""
+    dataset = load_dataset(run)
+    height, width, channels = dataset.image_shape
+    if height != width and nets.takes_image(run.net):
+        raise BadInput(f"net {run.net!r} is made for square images: these are {height}x{width}")
+    return nets.build(
+        run.net,
+        classes=len(dataset.classes),
+        channels=channels,
+        seed=run.seed,
+        image=height,
+        dtype=platform.dtype(run.precision),
+        **dict(run.net_settings),
+    )
+
+
+def prepare(run: Run) -> tuple[Training, State]:
+    """The compiled training of `run`, shared by runs that differ only in seed, and the state before its first step."""
+    training = _training(run.replace(seed=0), load_dataset(run))
+    return training, training.start(build_net(run), run.seed)
+
+
 @functools.lru_cache(maxsize=1)
-def _load(name: str, image_size: int | None, validation: int, shuffle: bool) -> "Dataset":
-    return load_data(name, image_size, validation, shuffle=shuffle)
-
-
-def _dataset(run: Run) -> "Dataset":
-    return _load(run.data, run.image_size, run.validation, run.shuffle)
-
-
-@functools.lru_cache(maxsize=1)
-def _training(run: Run) -> "Training":
+def _training(run: Run, dataset: Dataset) -> Training:
     rate = optimiser.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
     return Training(
-        run.build(),
-        _dataset(run),
+        build_net(run),
+        dataset,
         optimiser.optimiser(run.optimiser, rate, run.momentum, run.weight_decay),
         batch=run.batch,
         transforms=tuple(run.transforms.split("+")) if run.augment else (),
@@ -42,86 +64,75 @@ def _training(run: Run) -> "Training":
     )
 
 
-def prepare(run: Run) -> tuple["Training", "State"]:
-    """The compiled training of `run`, shared by runs that differ only in seed, and the state before its first step."""
-    training = _training(dataclasses.replace(run, seed=0))
-    return training, training.start(run.build(), run.seed)
-
-
-def train(run: Run) -> Iterator["Reading"]:
+def train(run: Run) -> Iterator[Reading]:
     """Trains `run` in this process and yields one reading a step; nothing is written.
 
     `reading.step`, `reading.loss`, `reading.train_error`, `reading.test_error`, and
     `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
     training, state = prepare(run)
-    yield from training.readings(state, run.seed, run.steps, test_at=run.tests)
+    for reading, _ in training.readings(state, run.seed, run.steps, test_at=run.tests):
+        yield reading
 
 
-def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, "Reading"]]:
+def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
     """Trains several seeds of `run` in one vmapped step, for nets too small for their accelerator.
 
     Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used.
     """
-    training = _training(dataclasses.replace(run, seed=0))
-    states = [training.start(dataclasses.replace(run, seed=seed).build(), seed) for seed in seeds]
+    training, _ = prepare(run)
+    states = [training.start(build_net(run.replace(seed=seed)), seed) for seed in seeds]
     for readings in training.seeds_together(states, seeds, run.steps):
         yield dict(zip(seeds, readings, strict=True))
 
 
 def execute(
     run: Run,
-    record: "Record",
+    record: Record,
     *,
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
-    watch: Callable[["Reading"], None] = lambda reading: None,
+    watch: Callable[[Reading], None] = lambda reading: None,
 ) -> str:
     """Brings `run` to its end in `record`, from its last checkpoint if there is one; the caller holds the lock.
 
     Returns how it ended: `done`; `diverged`, when the loss, an activation or a gradient was not finite (what was read
-    is kept); or `stopped`, after a checkpoint, when `stop()` said so. Raises `BadInput` when data or folder are bad.
+    is kept); or `stopped`, after a checkpoint, when `stop()` was true. Raises `BadInput` when data or folder are bad.
     """
     training, state = prepare(run)
-    state, config = _resume(run, record, state)
-    config["counts"] = training.counts
+    config = _config(run, training)
+    state = _resume(record, config, state)
+    record.write_config(config)
+    record.write_status("running", step=int(state.step), steps=run.steps)
     begun = saved = time.monotonic()
-    stopping = stopped = False
+    stopping = False
 
-    def save_at(step: int) -> bool:
+    def checkpoint_at(step: int) -> bool:
         nonlocal stopping
         stopping = stop()
         return stopping or step == run.steps or time.monotonic() - saved >= checkpoint_seconds
 
-    def save(step: int, state: "State") -> None:
-        nonlocal saved, stopped
-        # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
-        record.flush()
-        checkpoint.save(record.checkpoints, step, stack.separated(state))
-        record.write_status("running", step=step, steps=run.steps)
-        saved, stopped = time.monotonic(), stopping
-
-    record.write_config(config)
-    record.write_status("running", step=int(state.step), steps=run.steps)
-    ended = "done"
-    step = int(state.step)
-    schedule = {"read_at": run.keeps, "test_at": run.tests, "save_at": save_at}
-    readings = training.readings(state, run.seed, run.steps, **schedule, save=save)
-    for reading in readings:
-        if stopped:  # the checkpoint is written; this reading will be made again
-            return "stopped"
+    status, step = "done", int(state.step)
+    schedule = {"read_at": run.keeps, "test_at": run.tests, "pause_at": checkpoint_at}
+    for reading, after in training.readings(state, run.seed, run.steps, **schedule):
         step = reading.step
-        _keep(run, record, reading)
+        _add(record, run, reading)
         watch(reading)
         if not reading.finite:
-            ended = "diverged"
+            status = "diverged"
             break
+        if after is not None:
+            _save(record, run, step, after)
+            saved = time.monotonic()
+            if stopping and step < run.steps:
+                return "stopped"
     record.flush()
-    record.write_status(ended, step=step, steps=run.steps, seconds=round(time.monotonic() - begun, 1))
-    return ended
+    record.write_status(status, step=step, steps=run.steps, seconds=round(time.monotonic() - begun, 1))
+    return status
 
 
-def _keep(run: Run, record: "Record", reading: "Reading") -> None:
+def _add(record: Record, run: Run, reading: Reading) -> None:
+    """Adds what `run` keeps of a reading to the rows of the record."""
     layer, position = NET
     for quantity in ("loss", "train_error", "test_error"):
         value = getattr(reading, quantity)
@@ -133,25 +144,36 @@ def _keep(run: Run, record: "Record", reading: "Reading") -> None:
             record.add(reading.step, quantity, tuple(values), positions, list(values.values()))
 
 
-def _resume(run: Run, record: "Record", state: "State") -> tuple["State", dict[str, Any]]:
-    """The state of the last checkpoint and the settings to record. What is newer than the checkpoint is dropped.
+def _save(record: Record, run: Run, step: int, state: State) -> None:
+    # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
+    record.flush()
+    checkpoint.save(record.checkpoints, step, stack.separated(state))
+    record.write_status("running", step=step, steps=run.steps)
 
-    A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
-    """
-    dataset = _dataset(run)
-    config = {
-        "run": dataclasses.asdict(run),
-        "data": dataset.summary(),
+
+def _config(run: Run, training: Training) -> dict[str, Any]:
+    """What `config.json` says of a run: its settings, and what else its result depends on."""
+    return {
+        "run": run.settings,
+        "data": load_dataset(run).summary(),
+        "counts": training.counts,
         "machine": platform.machine(),
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def _resume(record: Record, config: dict[str, Any], state: State) -> State:
+    """The state of the last checkpoint, or `state` where there is none. What is newer than it is dropped.
+
+    A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
+    """
     same = (record.config or {}).get("machine") == config["machine"]
     found = checkpoint.latest(record.checkpoints, like=stack.separated(state)) if same else None
     step, state = (found[0], stack.join(found[1], stack.rows(state.params))) if found else (0, state)
     record.drop_after(step)
     checkpoint.drop_after(record.checkpoints, step)
-    return state, config
+    return state
 
 
 @functools.cache

@@ -1,157 +1,155 @@
-"""One run: the settings that decide a result, its name and hash, and the way from them to a finished record.
+"""One run: the settings that decide a result, its name and its hash."""
 
-JAX, pandas and the like are imported only where a run is checked or made, so that the command line can read the names
-of the settings without them.
-"""
-
-import dataclasses
+import functools
 import hashlib
 import json
 import math
-import typing
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from gradflow.errors import BadInput, at_least, choose
+from gradflow import nets, settings
+from gradflow.data.transforms import TRANSFORMS, Centre
+from gradflow.errors import BadInput, at_least, choose, nearest
+from gradflow.training.optimiser import Optimiser, Schedule
+from gradflow.training.optimiser import schedule as make_schedule
+from gradflow.training.platform import Precision
 
-if TYPE_CHECKING:
-    from flax import nnx
-
-
-PRECISIONS = ("float32", "bfloat16")
-CENTRES = ("channel", "pixel")
-_NET_SETTINGS = ("depth", "family", "width", "shortcut", "order", "normalisation", "activation", "initialisation",
-                 "variant", "lrn", "dropout", "pooling", "head", "auxiliary", "widen")  # fmt: skip
-# Settings that came later are no part of a run's name while they are at their default: what was run stays found.
-_LATER = ("variant", "lrn", "dropout", "pooling", "head", "auxiliary", "widen", "shuffle", "transforms")
 _LEAST = {"steps": 1, "batch": 1, "image_size": 1, "evaluations": 0, "validation": 0, "seed": 0, "warmup": 0}
+_NOT_NEGATIVE = ("learning_rate", "momentum", "weight_decay")
+_LONGEST_NAME = 120  # characters; file systems allow 255
 
 
-def _exact(field: dataclasses.Field, value: Any) -> Any:
-    """`value` in the very type of its field, so that equal runs have equal names: 1 as 1.0, numpy's 8 as 8."""
-    kinds = typing.get_args(field.type) or (field.type,)
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if type(value) is int and float in kinds:
-        value = float(value)
-    if type(value) not in kinds:
-        legal = " or ".join("None" if kind is type(None) else getattr(kind, "__name__", "") for kind in kinds)
-        raise BadInput(f"{field.name} {value!r} is not legal: it must be {legal}")
-    return value
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Run:
-    """All that decides a result. Raises `BadInput` for a value that is not legal, and says what is."""
+    """All that decides a result: what every run has, given by name, and the settings of its net, by theirs.
+
+    `Run(net="plain", depth=56, steps=100)`: what is not a setting of every run is one of the net's (see `nets.build`),
+    and can be read as `run.depth`. Raises `BadInput` for a name that neither has, or a value that is not legal.
+
+    Attributes:
+        net: A name from `gradflow list`, or a function of your own as FILE.py:FUNCTION.
+        data: digits, a local path (parquet, IDX or image folder), or a name on the Hub.
+        image_size: Larger images are averaged down to so many pixels a side; by default none are.
+        validation: Training images that are held out to test on, in the place of the test set.
+        centre: What is subtracted from the images: the mean of each channel, or of each pixel (He 2015, section 4.2).
+        shuffle: Put the pixels of all images into one fixed random order.
+        augment: Transform the images anew at each step.
+        transforms: By which transforms, joined by +: crop (of the image padded by 4), mirror, colour (Krizhevsky 2012).
+        steps: Of training.
+        batch: Images a step.
+        optimiser: Of the weights; adamw decouples the weight decay from the gradient.
+        learning_rate: At the start of the schedule.
+        momentum: Of sgd and nesterov; beta 1 of adam and adamw.
+        weight_decay: Of all parameters.
+        schedule: The rate over the steps: divided by 10 after one half and three quarters, cosine to zero, or constant.
+        warmup: Steps at a tenth of the rate at the start (He 2015, section 4.2).
+        precision: Of the computation; parameters are float32.
+        record: The steps whose layers are kept: log (ten a decade), all, or a number k for every k-th.
+        evaluations: How often the whole test set is tried: evenly spread, the last time at the end.
+        seed: Of weights, batches and transforms.
+        net_settings: Those of the net, all of them, in the order of its constructor.
+    """
 
     net: str = "residual"
-    depth: int | None = None  # weighted layers; None: the net's own (18 for plain and residual)
-    family: str = "cifar"
-    width: int | None = None  # channels of the first stage; None: the family's own (16, or 64 for imagenet)
-    shortcut: str = "A"  # of residual nets: A, B or C (He 2015, section 4.1)
-    order: str = "post"  # or pre: full pre-activation (He 2016)
-    normalisation: str = "batch"
-    activation: str = "relu"
-    initialisation: str = "he"
-    variant: str = "paper"  # or another build of the same net: see the net's docstring
-    lrn: bool | None = None  # local response normalisation (Krizhevsky 2012); this and the next: None as in the paper
-    dropout: float | None = None  # the share that the fully connected layers lose
-    pooling: str | None = None  # how maps get smaller
-    head: str | None = None  # pool (global average) or fc (fully connected layers)
-    auxiliary: bool | None = None  # classifiers on the way (Szegedy 2014)
-    widen: bool = True  # twice the channels where maps get half as wide
-    data: str = "digits"  # or a path, or a name on the Hub
-    image_size: int | None = None  # larger images are averaged down to it
-    validation: int = 0  # training images held out to test on instead of the test set
-    centre: str = "channel"  # or pixel: what is subtracted from the images
-    shuffle: bool = False  # the pixels of all images, in one fixed order
-    augment: bool = False  # transform the images anew at each step, as `transforms` says
-    transforms: str = "crop+mirror"  # any of crop (of the image padded by 4), mirror, colour (Krizhevsky 2012)
+    data: str = "digits"
+    image_size: int | None = None
+    validation: int = 0
+    centre: Centre = "channel"
+    shuffle: bool = False
+    augment: bool = False
+    transforms: str = "crop+mirror"
     steps: int = 200
     batch: int = 64
-    optimiser: str = "sgd"
+    optimiser: Optimiser = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: str = "step"
-    warmup: int = 0  # steps at a tenth of the rate
-    precision: str = "float32"
-    record: str = "log"  # the steps whose layers are kept: log, all, or a number k for every k-th
-    evaluations: int = 5  # how often the whole test set is tried, evenly spread, the last time at the end
+    schedule: Schedule = "step"
+    warmup: int = 0
+    precision: Precision = "float32"
+    record: str = "log"
+    evaluations: int = 5
     seed: int = 0
+    net_settings: tuple[tuple[str, Any], ...] = ()
 
-    def __post_init__(self):
-        from gradflow import nets
-        from gradflow.data import transforms
-        from gradflow.training import optimiser as optim
+    def __init__(self, net_settings: Iterable[tuple[str, Any]] = (), **given: Any):
+        own = {name: one.exact(given.pop(name, one.default)) for name, one in own_settings().items()}
+        of_net = {**dict(net_settings), **given}
+        legal = settings_of(own["net"])
+        for name in of_net:
+            if name not in legal:
+                near = nearest(name, legal)
+                guess = f" did you mean {near!r}?" if near else ""
+                has = ", ".join(nets.settings(own["net"])) or "none of its own"
+                every = f", and every run has {', '.join(own)}" if near is None else ""
+                raise BadInput(f"net {own['net']!r} has no setting {name!r}:{guess} it has {has}{every}")
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "net_settings", tuple(nets.complete(self.net, of_net).items()))
+        self._check()
 
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _exact(field, getattr(self, field.name)))
-        choose("net", self.net, nets.NETS)
-        if self.depth is None:
-            object.__setattr__(self, "depth", nets.NETS[self.net].depth)
+    def _check(self) -> None:
         for name, least in _LEAST.items():
             at_least(name, getattr(self, name), least)
         if self.seed >= 2**31:
             raise BadInput(f"seed {self.seed} is not legal: it must be below {2**31}, or jax would take it for another")
-        for name in ("learning_rate", "momentum", "weight_decay"):
+        for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise BadInput(f"{name} {value} is not legal: it must be a finite number, 0 or more")
-        choose("precision", self.precision, PRECISIONS)
-        choose("centre", self.centre, CENTRES)
         for transform in self.transforms.split("+"):
-            choose("transform", transform, transforms.TRANSFORMS)
-        choose("optimiser", self.optimiser, optim.OPTIMISERS)
-        optim.schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
+            choose("transform", transform, TRANSFORMS)
+        make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
         if self.record not in ("log", "all") and not (self.record.isdecimal() and int(self.record) > 0):
             raise BadInput(f"record {self.record!r} is not legal: choose log, all, or a number k for every k-th step")
-        nets.check(self.net, **self.net_settings)
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting of the net: `run.depth`."""
+        for key, value in self.__dict__.get("net_settings", ()):
+            if key == name:
+                return value
+        raise AttributeError(f"this run has no setting {name!r}")
+
+    def __repr__(self) -> str:
+        changed = {"net": self.net, **self._changed(), "seed": self.seed}
+        return f"Run({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     @property
-    def net_settings(self) -> dict[str, Any]:
-        """What `nets.build` gets. A setting that the net does not have must be left at its default."""
-        from gradflow import nets
+    def settings(self) -> dict[str, Any]:
+        """All of them, those of the net behind the net's name: `Run(**run.settings) == run`."""
+        own = {name: getattr(self, name) for name in own_settings()}
+        return {"net": own.pop("net"), **dict(self.net_settings), **own}
 
-        legal = nets.settings(self.net)
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults["depth"] = nets.NETS[self.net].depth
-        given = {name: getattr(self, name) for name in _NET_SETTINGS}
-        return {name: value for name, value in given.items() if name in legal or value != defaults[name]}
+    def replace(self, **changes: Any) -> "Run":
+        """The same run but for `changes`."""
+        return Run(**{**self.settings, **changes})
 
-    def build(self) -> "nnx.Module":
-        """The net of this run for its data, with the weights of its seed."""
-        from gradflow import nets
-        from gradflow.runs.execute import _dataset
-        from gradflow.training import platform
-
-        dataset = _dataset(self)
-        height, width, channels = dataset.image_shape
-        if height != width and "image" in nets.settings(self.net):
-            raise BadInput(f"net {self.net!r} is made for square images: these are {height}x{width}")
-        dtype = platform.dtype(self.precision)
-        return nets.build(
-            self.net,
-            classes=len(dataset.classes),
-            channels=channels,
-            image=height,
-            seed=self.seed,
-            dtype=dtype,
-            **self.net_settings,
-        )
+    def _changed(self) -> dict[str, Any]:
+        """The settings that are not at their default, net and seed apart."""
+        legal = settings_of(self.net)
+        every = {name: value for name, value in self.settings.items() if name not in ("net", "seed")}
+        return {name: value for name, value in every.items() if value != legal[name].default}
 
     @property
     def name(self) -> str:
-        """For people: `plain-56-batch-seed0`. Not unique; `folder_name` is."""
-        return f"{self.net}-{self.depth}-{self.normalisation}-seed{self.seed}"
+        """For people: net, depth, what is not at its default, seed. Not unique; `folder_name` is."""
+        changed = self._changed()
+        depth = dict(self.net_settings).get("depth")
+        changed.pop("depth", None)
+        words = [Path(self.net.replace(".py:", ".")).name, *([] if depth is None else [str(depth)])]
+        words += [f"{name}={Path(value).name if name == 'data' else value}" for name, value in changed.items()]
+        legible = re.sub(r"[^\w.=+-]", "_", "-".join(words), flags=re.ASCII)
+        return f"{legible[:_LONGEST_NAME]}-seed{self.seed}"
 
     def folder_name(self, digest: str) -> str:
-        """The name and a hash of all that decides the result, the data by their digest instead of their path."""
-        settings = {**dataclasses.asdict(self), "data": digest}
-        for field in dataclasses.fields(self):
-            if field.name in _LATER and settings[field.name] == field.default:
-                del settings[field.name]
-        content = json.dumps(settings, sort_keys=True)
+        """The name and a hash of all that decides the result: settings at their default are left out, so that a later
+        one changes no hash; the data are their digest, a user's own net the content of its file.
+        """
+        decides = {**self._changed(), "net": nets.identity(self.net), "data": digest, "seed": self.seed}
+        content = json.dumps(decides, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def keeps(self, step: int) -> bool:
@@ -167,3 +165,18 @@ class Run:
         return (
             self.evaluations > 0 and step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
         )
+
+
+@functools.cache
+def own_settings() -> Mapping[str, settings.Setting]:
+    """The settings that every run has, by name."""
+    return settings.of_dataclass(Run, without=["net_settings"])
+
+
+def settings_of(net: str) -> dict[str, settings.Setting]:
+    """The settings of a run of this net: those of every run, and the net's. Raises `BadInput` for two of one name."""
+    own, of_net = own_settings(), nets.settings(net)
+    for name in of_net:
+        if name in own or name == "net_settings":
+            raise BadInput(f"net {net!r} has a setting {name!r}, and so has every run: give the net's another name")
+    return {**own, **of_net}

@@ -3,7 +3,6 @@
 A run that another command is writing is left to it.
 """
 
-import dataclasses
 import os
 import sys
 import time
@@ -89,7 +88,8 @@ def execute(
 
 def _length(run: Run) -> int:
     """How long a run takes, roughly; only their order matters."""
-    return (run.depth or 1) * run.steps * run.batch
+    depth = dict(run.net_settings).get("depth", 1)
+    return (depth if isinstance(depth, int) else 1) * run.steps * run.batch
 
 
 def _write_failure(record: Record, reason: str) -> None:
@@ -112,7 +112,7 @@ def _count_workers(workers: int | None) -> tuple[int, int]:
 def _job(name: str, run: Run, record: Record, checkpoint_seconds: float) -> Event:
     return {
         "run": name,
-        "settings": dataclasses.asdict(run),
+        "settings": run.settings,
         "folder": str(record.folder.absolute()),
         "checkpoint_seconds": checkpoint_seconds,
         "command": sys.argv,

@@ -1,4 +1,4 @@
-"""The process that does the runs of a sweep: reads jobs as lines of JSON, says what happens as lines of JSON.
+"""The process that does the runs of a sweep: reads jobs as lines of JSON, writes events as lines of JSON.
 
 What a run prints, and the traceback of one that fails, goes to `log.txt` in its folder.
 """
@@ -16,15 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradflow.data.load import digest
 from gradflow.errors import BadInput
+from gradflow.measure import Reading, spine
+from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
+
+_EVENT_SECONDS = 0.25  # at most one reading in this time becomes an event: who watches has no faster eyes
 
 
 def work(cores: str) -> None:
     """Reads jobs from standard input, one a line, and does them, until the input ends.
 
-    When the parent is gone the input ends at once, and so does the worker: nobody would read what it says.
+    When the parent is gone the input ends at once, and so does the worker: nobody would read its events.
     """
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))
@@ -50,47 +55,60 @@ def work(cores: str) -> None:
     while not stopped:
         # Not for ever: a signal that comes just before the wait would not end it.
         with contextlib.suppress(queue.Empty):
-            _do(jobs.get(timeout=0.5), lambda: stopped, parent)
+            job = jobs.get(timeout=0.5)
+            event = _do(job, lambda: stopped, parent)
+            _send(parent, job, **event)
 
 
-def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> None:
-    from gradflow.measure import spine
-    from gradflow.runs import execute as one
+def _send(parent: TextIO, job: dict[str, Any], event: str, **details: Any) -> None:
+    print(json.dumps({"event": event, "run": job["run"], **details}), file=parent, flush=True)
 
-    def say(event: str, **details: Any) -> None:
-        print(json.dumps({"event": event, "run": job["run"], **details}), file=parent, flush=True)
 
-    told = 0.0
-
-    def watch(reading) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if reading.step in (1, settings.steps) or not reading.finite or now - told > 0.25:
-            told = now
-            norms = reading.values["activation_gradient_norm"]
-            numbers = {"loss": reading.loss, "train_error": reading.train_error}
-            numbers["norms"] = [norms[name] for name in spine(norms)]
-            say("reading", step=reading.step, steps=settings.steps, **numbers)
-
+def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[str, Any]:
+    """Brings one job to its end; returns the event that says how it ended."""
     record = Record(Path(job["folder"]))
     try:
         with record.lock() as ours:
             if not ours:
-                return say("busy")
+                return {"event": "busy"}
             if record.finished:  # by another command, since our parent looked
-                return say(record.status["state"])
+                return {"event": record.status["state"]}
             _print_to(record.folder / "log.txt")
-            settings = Run(**job["settings"])
-            say("started", settings=job["settings"])
+            run = Run(**job["settings"])
+            _check_unchanged(run, job)
+            _send(parent, job, "started", settings=job["settings"])
             sys.argv = job["command"]
-            ended = one.execute(settings, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stop, watch=watch)
-            return say(ended)
+            watch = _watch(run, lambda **reading: _send(parent, job, "reading", **reading))
+            return {"event": execute(run, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stop, watch=watch)}
     except BadInput as error:
-        return say("bad", reason=str(error))
+        return {"event": "bad", "reason": str(error)}
     except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        return say("failed", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        return {"event": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def _check_unchanged(run: Run, job: dict[str, Any]) -> None:
+    """Raises `BadInput` where the data or the file of the net are not those that the record is named for."""
+    if run.folder_name(digest(run.data)) != job["run"]:
+        raise BadInput(f"the data or the net of {job['run']} changed since this command began: run it again")
+
+
+def _watch(run: Run, send: Callable[..., None]) -> Callable[[Reading], None]:
+    """What sends readings to the parent: the first, the last, one that is not finite, and now and then another."""
+    last = 0.0
+
+    def watch(reading: Reading) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if reading.step in (1, run.steps) or not reading.finite or now - last > _EVENT_SECONDS:
+            last = now
+            norms = reading.values["activation_gradient_norm"]
+            on_spine = [norms[name] for name in spine(norms)]
+            errors = {"loss": reading.loss, "train_error": reading.train_error}
+            send(step=reading.step, steps=run.steps, **errors, norms=on_spine)
+
+    return watch
 
 
 def _print_to(log: Path) -> None:

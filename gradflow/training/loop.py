@@ -127,28 +127,27 @@ class Training:
         *,
         read_at: Callable[[int], bool] = lambda step: True,
         test_at: Callable[[int], bool] = lambda step: False,
-        save_at: Callable[[int], bool] = lambda step: False,
-        save: Callable[[int, State], None] = lambda step, state: None,
-    ) -> Iterator[Reading]:
+        pause_at: Callable[[int], bool] = lambda step: False,
+    ) -> Iterator[tuple[Reading, State | None]]:
         """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack activations.
 
-        A reading is handed out only when the next step is already under way, so that the device never waits for who
-        reads. Where `save_at(step)`, all readings so far are handed out first and then `save(step, state)` is called.
+        A reading is yielded only when the next step is already under way, so that the device never waits for its
+        reader. Where `pause_at(step)` it is yielded before that, with the state after the step: a checkpoint can be
+        written of it until the next reading is asked for. Elsewhere there is None in its place.
         """
         late = None
         for number in range(int(state.step), steps):
             state, arrays = self.step(state, seed, number, read_at(number + 1))
             if late:
-                yield late
+                yield late, None
             if test_at(number + 1):
                 arrays["test_error"] = self.evaluate(state)
             late = Reading(number + 1, self.places, arrays)
-            if save_at(number + 1):
-                yield late
+            if pause_at(number + 1):
+                yield late, state
                 late = None
-                save(number + 1, state)
         if late:
-            yield late
+            yield late, None
 
     def seeds_together(
         self, states: Sequence[State], seeds: Sequence[int], steps: int

@@ -1,11 +1,14 @@
 """Settings to an optax chain and its schedule."""
 
+from typing import Literal, get_args
+
 import optax
 
 from gradflow.errors import BadInput, choose
 
-SCHEDULES = ("step", "cosine", "constant")
-OPTIMISERS = ("sgd", "nesterov", "adam", "adamw")
+Schedule = Literal["step", "cosine", "constant"]
+Optimiser = Literal["sgd", "nesterov", "adam", "adamw"]
+SCHEDULES, OPTIMISERS = get_args(Schedule), get_args(Optimiser)
 
 
 def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> optax.Schedule:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +172,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def dtype(precision: str) -> Any:
+Precision = Literal["float32", "bfloat16"]
+
+
+def dtype(precision: Precision) -> Any:
     """The dtype of the computation: None (that of the parameters) for `float32`, or bfloat16 for accelerators."""
     return {"float32": None, "bfloat16": jnp.bfloat16}[precision]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,12 @@ from gradflow.nets.layers.normalisations import KEPT, NORMALISATIONS, normalisat
 
 TOWER = "tower"  # the axis of a mesh along which the groups of convolutions lie apart
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+IMAGES = {"cifar": 32, "imagenet": 224}  # the usual side of an image in pixels, by family of nets
+
+Activation = Literal[
+    "relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "softsign", "leaky_relu", "linear"
+]
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
@@ -140,7 +145,7 @@ class Atoms:
 
     def __init__(self, normalisation="batch", activation="relu", initialisation="he", dtype=None):
         self.normalisation_name = choose("normalisation", normalisation, NORMALISATIONS)
-        self.activation = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]
+        self.activation = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]  # pyright: ignore[reportArgumentType]
         self.kernel_init = initialiser(initialisation)
         self.initialisation, self.dtype = initialisation, dtype
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 # What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
 # statistics cost is not paid twice, what lies between is computed again.
 KEPT = "kept"
-NORMALISATIONS = ("batch", "group", "layer", "none")
+Normalisation = Literal["batch", "group", "layer", "none"]
+NORMALISATIONS = get_args(Normalisation)
 
 
 def local_response_normalisation(

@@ -1,0 +1,55 @@
+"""A Python file of the user's own: loaded as a module, and whatever it raises said in one line."""
+
+import contextlib
+import functools
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from gradflow.errors import BadInput
+
+
+def read(path: Path) -> bytes:
+    """The content of a Python file. Raises `BadInput` where there is none."""
+    try:
+        if path.suffix == ".py":
+            return path.read_bytes()
+        reason = "its name does not end in .py"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise BadInput(f"{path} is no Python file that can be read: {reason}")
+
+
+def load(path: Path) -> ModuleType:
+    """The module in a file; the same one again until the content changes. Raises `BadInput` where it does not load."""
+    return _load(path.absolute(), read(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: Path, content: bytes) -> ModuleType:
+    # Executed is exactly what the caller has seen; two files of one name are two modules.
+    module = ModuleType(f"gradflow_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    with in_one_line(path, "does not load"):
+        exec(compile(content, str(path), "exec"), module.__dict__)
+    return module
+
+
+@contextlib.contextmanager
+def in_one_line(path: str | Path, what: str) -> Iterator[None]:
+    """The user's own file may raise anything: that becomes a `BadInput` that says what, and where in the file."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines = [error.lineno]
+        where = f" (line {lines[-1]})" if lines else ""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"{path} {what}: {reason}{where}") from error
