@@ -68,7 +68,7 @@ def measure(preset, folder, seeds=None, depth=None, batch=None, image_size=None)
         if settings[name] < 1:
             raise gf.BadInput(f"{name} {settings[name]} is not legal: it must be at least 1")
     for depth in settings["depth"]:
-        gf.nets.check("residual", depth=depth)
+        gf.nets.complete("residual", {"depth": depth})
     if len(settings["depth"]) < 2:
         raise gf.BadInput("overhead needs two depths or more, such as --depth 20 56: the second is the main one")
     depths = sorted(settings["depth"])

@@ -25,6 +25,11 @@ def build(name="residual", depth: Any = 8, width: Any = 4, channels: Any = 1, **
     return nets.build(name, depth=depth, classes=10, channels=channels, width=width, **settings)
 
 
+def check(name, **settings):
+    """What a `Run` asks of the settings of its net: no weights are drawn."""
+    nets.complete(name, settings)
+
+
 def abstractly(function):
     """What `function()` returns when arrays have shapes and no values: a net of any size costs nothing."""
     results = []

@@ -83,15 +83,17 @@ def _given(values: Any) -> Choices:
 
 
 def _settings(arguments: Sequence[str], wanted: type[Choices]) -> type:
-    """A dataclass with an option for each setting of every run (unless only those of nets are wanted) and of the nets
-    that the arguments name, or of all that come with gradflow.
+    """A dataclass with an option for each setting of every run (unless only those of nets are wanted), of the nets that
+    the arguments name, and of all that come with gradflow, which a help about others leaves out.
     """
     from gradflow.nets import NETS
     from gradflow.runs.settings import own_settings, settings_of
 
     named = [net for net in _nets(arguments) if net]
     own, by_name = own_settings(), {}
-    for net in named or NETS:
+    shown = named or list(NETS)
+    everything = [] if {"-h", "--help"} & {*arguments} else NETS
+    for net in dict.fromkeys([*shown, *everything]):
         for name, setting in settings_of(net).items():
             by_name.setdefault(name, {})[net] = setting
     fields = []
@@ -99,7 +101,7 @@ def _settings(arguments: Sequence[str], wanted: type[Choices]) -> type:
     order = ["net", *(name for name in by_name if name not in own), *(name for name in own if name != "net")]
     for name in (name for name in order if name != "seed" and not (wanted is NetChoices and name in own)):
         one = next(iter(by_name[name].values()))
-        help_ = _help({"": one}, 1) if name in own else _help(by_name[name], len(named or NETS))
+        help_ = _help({"": one}, 1) if name in own else _help(by_name[name], len(shown))
         kinds = dict.fromkeys(kind for one in by_name[name].values() for kind in one.types if kind is not NoneType)
         values: Any = tuple[Union[tuple(kinds)], ...]  # noqa: UP007
         fields.append((name, Annotated[values, tyro.conf.arg(help=help_, help_behavior_hint="")], ()))
@@ -166,8 +168,17 @@ def _check_options(verb: Callable[..., int], options: type | None, arguments: Se
 
 
 def _one_line(box: str) -> str:
-    """What tyro prints in a box of several lines, without the box, its heading and the types it tried."""
+    """What tyro prints in a box of several lines, without the box, its heading, the types it tried, and what the help
+    says of an option beyond the kind of its value.
+    """
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
-    text = " ".join(" ".join("; " if set(line) == {"─"} else line for line in lines).split())
+    kept, in_help = [], False
+    for line in lines:
+        rule = set(line) == {"─"}
+        if in_help and not rule:
+            continue
+        in_help = line.startswith("--") and kept[-1:] == ["Argument helptext:"]
+        kept.append("; " if rule else line)
+    text = " ".join(" ".join(kept).split())
     text = re.sub(r"Got errors:.*?(?=;)|Argument helptext: ", "", text)
     return re.sub(r"For full helptext, (run:?|see)", "see", re.sub(r"[. ]+;", ";", text))

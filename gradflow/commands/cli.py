@@ -254,7 +254,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     if arguments == ["--version"]:
         print(f"gradflow {metadata.version('gradflow')}")
-        return
+        sys.exit(0)
     hidden = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
     if sys.argv[1:2] and sys.argv[1] in hidden:
         sys.exit(hidden[sys.argv[1]](*sys.argv[2:3]))

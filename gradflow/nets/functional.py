@@ -47,7 +47,7 @@ def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
         if not isinstance(value, dict):
             continue
         if "kernel" in value:
-            layers[key] = value
+            layers[str(key)] = value  # a number in an nnx.List
         else:
             layers |= {f"{key}/{name}": layer for name, layer in weighted_layers(value).items()}
     return layers

@@ -185,7 +185,7 @@ def residual(
     seed: int | jax.Array | None = 0,
     family: Literal["cifar", "imagenet"] = "cifar",
     width: int | None = None,
-    shortcut: Literal["A", "B", "C"] = "A",
+    shortcut: Literal["A", "B", "C"] | None = "A",
     order: Literal["post", "pre"] = "post",
     normalisation: Normalisation = "batch",
     activation: Activation = "relu",
@@ -196,9 +196,10 @@ def residual(
     widen: bool = True,
     dtype=None,
 ) -> Net:
-    """A residual net. With `pooling`, `head`, `dropout` and `widen` it can break the rules of He 2015, section 3.3.
+    """A residual net; with `shortcut=None` its plain twin.
 
-    Raises `BadInput` for what is not legal.
+    With `pooling`, `head`, `dropout` and `widen` it can break the rules of He 2015, section 3.3. Raises `BadInput` for
+    what is not legal.
 
     Args:
         depth: Weighted layers: even and at least 8 in family cifar; 18, 34, 50, 101 or 152 in family imagenet.
@@ -231,5 +232,4 @@ def residual(
     return Net(depth, classes, channels, family, width, shortcut, order, atoms=atoms, rngs=rngs, side=side, **rules)
 
 
-# The plain twin has no shortcut, and so no setting for it.
-plain = functools.partial(residual, shortcut=None)  # pyright: ignore[reportArgumentType]
+plain = functools.partial(residual, shortcut=None)

@@ -71,8 +71,7 @@ def train(run: Run) -> Iterator[Reading]:
     `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
     training, state = prepare(run)
-    for reading, _ in training.readings(state, run.seed, run.steps, test_at=run.tests):
-        yield reading
+    yield from training.readings(state, run.seed, run.steps, test_at=run.tests)
 
 
 def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
@@ -114,7 +113,7 @@ def execute(
 
     status, step = "done", int(state.step)
     schedule = {"read_at": run.keeps, "test_at": run.tests, "pause_at": checkpoint_at}
-    for reading, after in training.readings(state, run.seed, run.steps, **schedule):
+    for reading, after in training.steps(state, run.seed, run.steps, **schedule):
         step = reading.step
         _add(record, run, reading)
         watch(reading)

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gradflow import nets, settings
@@ -136,11 +135,10 @@ class Run:
     @property
     def name(self) -> str:
         """For people: net, depth, what is not at its default, seed. Not unique; `folder_name` is."""
-        changed = self._changed()
-        depth = dict(self.net_settings).get("depth")
-        changed.pop("depth", None)
-        words = [Path(self.net.replace(".py:", ".")).name, *([] if depth is None else [str(depth)])]
-        words += [f"{name}={Path(value).name if name == 'data' else value}" for name, value in changed.items()]
+        net, depth = self.net.rpartition(":")[2], dict(self.net_settings).get("depth")
+        words = [net] if depth is None else [net, str(depth)]
+        # Where data and net lie decides nothing, so it is no part of the name: what they are is part of the hash.
+        words += [f"{name}={value}" for name, value in self._changed().items() if name not in ("depth", "data")]
         legible = re.sub(r"[^\w.=+-]", "_", "-".join(words), flags=re.ASCII)
         return f"{legible[:_LONGEST_NAME]}-seed{self.seed}"
 

@@ -119,7 +119,7 @@ class Training:
             total += self._wrong(state, *jax.device_put((some, answers), platform.batch_sharding(self.mesh)))
         return total / len(labels)
 
-    def readings(
+    def steps(
         self,
         state: State,
         seed: int,
@@ -148,6 +148,10 @@ class Training:
                 late = None
         if late:
             yield late, None
+
+    def readings(self, state: State, seed: int, steps: int, **schedule: Callable[[int], bool]) -> Iterator[Reading]:
+        """The readings of `steps`, for who wants no checkpoint."""
+        return (reading for reading, _ in self.steps(state, seed, steps, **schedule))
 
     def seeds_together(
         self, states: Sequence[State], seeds: Sequence[int], steps: int

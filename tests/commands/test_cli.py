@@ -1,22 +1,24 @@
 """The command line as a person meets it: help, lists, options that stand for the fields of a run."""
 
-import dataclasses
 import os
 import re
 import signal
 import subprocess
 import sys
-import typing
+from importlib import metadata
 
 import pytest
 from command_line import call
 
 import gradflow as gf
+from gradflow import nets
 from gradflow.commands import arguments as typed
 from gradflow.commands import cli
 from gradflow.errors import BadInput
+from gradflow.runs.settings import own_settings
 
-FIELDS = [field.name for field in dataclasses.fields(gf.Run) if field.name != "seed"]
+OF_NETS = {name: one for net in nets.NETS for name, one in nets.settings(net).items()}
+SETTINGS = {name: one for name, one in {**own_settings(), **OF_NETS}.items() if name != "seed"}
 
 
 def parse(*arguments: object):
@@ -34,13 +36,42 @@ def test_help_names_every_verb():
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep", "describe"])
-def test_every_field_of_a_run_is_an_option_with_its_default(verb):
-    said = call(verb, "--help")
-    assert said.code == 0
-    text = " ".join(said.out.replace("│", " ").split())
-    for name in FIELDS:
-        assert f"--{name.replace('_', '-')} " in text
-    assert "a run's own: 0.0001" in text
+def test_every_setting_is_an_option_with_its_meaning_what_is_legal_and_its_default(verb):
+    printed = call(verb, "--help")
+    assert printed.code == 0
+    text = " ".join(printed.out.replace("│", " ").split())
+    for name, one in SETTINGS.items():
+        of_net = name in OF_NETS
+        assert (f"--{name.replace('_', '-')} " in text) == (of_net or verb != "describe")
+        if of_net or verb != "describe":
+            assert " ".join(one.meaning.split()) in text
+            assert ", ".join(map(str, one.choices)) in text
+    assert "None" not in text  # a default is said in words
+    if verb != "describe":
+        assert "At the start of the schedule. Default: 0.1." in text
+    assert (
+        "Default: he in plain, residual, mlp, residual_mlp, cnn; normal(0.01) in alexnet; normal(0.05) in nin" in text
+    )
+
+
+def test_the_help_of_a_named_net_is_about_that_net_alone():
+    text = call("sweep", "--net", "mlp", "--help").out
+    assert "Of all hidden layers. Default: 256." in " ".join(text.replace("│", " ").split())
+    assert "--shortcut" not in text
+    assert "vgg" not in text
+
+
+def test_nothing_typed_is_help_and_a_version_is_a_line():
+    assert call() == call("--help")
+    assert (call().code, call().err) == (0, "")
+    assert call("--version") == (0, f"gradflow {metadata.version('gradflow')}\n", "")
+
+
+def test_help_and_version_do_not_wait_for_jax():
+    for arguments in ((), ("--help",), ("--version",)):
+        program = f"import sys; sys.argv[1:] = {list(arguments)!r}\nfrom gradflow.commands.cli import main\n"
+        program += "try: main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules, 'jax was imported'"
+        subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_options_are_settings_and_several_values_make_a_grid():
@@ -48,33 +79,32 @@ def test_options_are_settings_and_several_values_make_a_grid():
     assert verb is cli.sweep
     assert args == ()
     assert given["seeds"] == 3
-    assert typed.given(given["settings"]) == {"net": ("plain", "residual"), "depth": (18, 34)}
-    runs = gf.grid(given["seeds"], **typed.given(given["settings"]))
+    assert given["settings"].given == {"net": ("plain", "residual"), "depth": (18, 34)}
+    runs = gf.grid(given["seeds"], **given["settings"].given)
     assert len(runs) == 12
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_the_option_of_every_field_takes_its_own_kind(name):
-    (field,) = (field for field in dataclasses.fields(gf.Run) if field.name == name)
-    kind = next(kind for kind in (bool, int, float, str) if kind in (*typing.get_args(field.type), field.type))
-    value = {bool: True, int: 32, float: 0.25, str: "pixel"}[kind]
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_option_of_every_setting_takes_its_own_kind(name):
+    kind = next(kind for kind in (bool, int, float, str) if kind in SETTINGS[name].types)
+    value = {bool: True, int: 32, float: 0.25, str: "plain"}[kind]
     _, _, given = parse("sweep", f"--{name.replace('_', '-')}", value)
-    assert typed.given(given["settings"]) == {name: (value,)}
-    assert [type(one) for one in typed.given(given["settings"])[name]] == [type(value)]
+    assert given["settings"].given[name] == (value,)
+    assert [type(one) for one in given["settings"].given[name]] == [type(value)]
 
 
 def test_what_is_not_given_is_left_to_the_experiment():
     verb, args, given = parse("run", "degradation", "--smoke")
     assert verb is cli.run
     assert "degradation" in (*args, *given.values())
-    assert typed.given(given["settings"]) == {}
+    assert given["settings"].given == {}
     assert given["smoke"]
     assert not given["full"]
 
 
 def test_a_false_value_is_a_value():
     _, _, given = parse("sweep", "--augment", "False", "--weight-decay", 0, "--validation", 0)
-    assert typed.given(given["settings"]) == {"augment": (False,), "weight_decay": (0.0,), "validation": (0,)}
+    assert given["settings"].given == {"augment": (False,), "weight_decay": (0.0,), "validation": (0,)}
 
 
 @pytest.mark.parametrize("width", ["40", "200"])
@@ -84,8 +114,8 @@ def test_a_box_becomes_a_line(monkeypatch, width):
     with pytest.raises(BadInput) as error:
         parse("sweep", "--depth", "eight")
     assert str(error.value) == (
-        "Error parsing --depth: Could not find valid parse for arguments: ['eight']; --depth [INT [INT ...]] "
-        "a run's own: None; see gradflow --help"
+        "Error parsing --depth: Could not find valid parse for arguments: ['eight']; --depth [INT [INT ...]]; "
+        "see gradflow --help"
     )
 
 

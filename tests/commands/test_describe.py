@@ -183,7 +183,7 @@ def test_googlenet_has_the_rows_and_columns_of_its_table_1():
 
 
 def test_a_naive_module_passes_its_input_on_beside_its_own_maps():
-    found = {row[0]: row[1:] for row in rows("googlenet", variant="naive", auxiliary=False)}
+    found = {row[0]: row[1:] for row in rows("googlenet", depth=13, variant="naive", auxiliary=False)}
     assert found["inception3a"][:5] == [f"32x32x{192 + 64 + 128 + 32}", "64", "128", "32", "1"]
 
 

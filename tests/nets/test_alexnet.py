@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from naive import build, digits, signals
+from naive import build, check, digits, signals
 
 import gradflow as gf
 from gradflow import nets
@@ -246,7 +246,7 @@ def test_one_step_of_the_net_of_the_paper_in_its_own_size():
 )
 def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
     with pytest.raises(BadInput, match=legal):
-        nets.check("alexnet", **setting)
+        check("alexnet", **setting)
     with pytest.raises(BadInput, match=legal):
         nets.build("alexnet", classes=10, channels=3, **setting)
 

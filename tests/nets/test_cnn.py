@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from naive import build, digits, signals
+from naive import build, check, digits, signals
 
 import gradflow as gf
 from gradflow import nets
@@ -128,7 +128,7 @@ def test_dropout_is_before_the_classifier_and_off_unless_asked_for():
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
-    for attempt in (nets.check, build):
+    for attempt in (check, build):
         with pytest.raises(BadInput, match=legal):
             attempt("cnn", **{"depth": 4, **setting})
 

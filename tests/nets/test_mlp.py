@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from naive import build, digits, signals
+from naive import build, check, digits, signals
 
 import gradflow as gf
 from gradflow import nets
@@ -151,7 +151,7 @@ def test_every_setting_gives_finite_logits_that_tell_images_apart(setting):
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
-    for attempt in (nets.check, perceptron):
+    for attempt in (check, perceptron):
         with pytest.raises(BadInput, match=legal):
             attempt("residual_mlp", **{"depth": 4, **setting})
 

