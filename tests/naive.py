@@ -1,5 +1,6 @@
 """What several tests share: small nets on the digits, and the gradient at a point the long way, by cutting there."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gradflow import nets
 from gradflow.data.load import load_data
 from gradflow.data.transforms import normalise, statistics
+from gradflow.nets.layers.streams import Checked
 
 DIGITS = load_data("digits")
 STATISTICS = statistics(DIGITS.train_images, "channel")
@@ -25,9 +27,12 @@ def build(name="residual", depth: Any = 8, width: Any = 4, channels: Any = 1, **
     return nets.build(name, depth=depth, classes=10, channels=channels, width=width, **settings)
 
 
-def check(name, **settings):
-    """What a `Run` asks of the settings of its net: no weights are drawn."""
-    nets.complete(name, settings)
+def check(name, image=None, **settings):
+    """What a `Run` asks of the settings of its net, and of the images of its data: no weights are drawn."""
+    settings = nets.complete(name, settings)
+    if image is not None:
+        with contextlib.suppress(Checked):
+            nets.NETS[name](classes=10, channels=1, seed=None, image=image, **settings)
 
 
 def abstractly(function):

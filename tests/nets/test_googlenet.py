@@ -163,7 +163,8 @@ def short():
 
 def filled_short(**settings):
     with short():
-        return filled("googlenet", **{"classes": 10, "channels": 1, "image": 8, **settings})
+        depth = googlenet.depth_of(settings.get("variant", "paper"))
+        return filled("googlenet", **{"depth": depth, "classes": 10, "channels": 1, "image": 8, **settings})
 
 
 @pytest.fixture(scope="module")
