@@ -46,7 +46,7 @@ def test_the_number_of_parameters_is_the_published_one(settings, without, with_a
         given = {"family": "imagenet", "classes": 1000, "channels": 3, "auxiliary": auxiliary, **settings}
         return nets.count_parameters(nets.abstract("googlenet", **given))
 
-    assert (count(False), count(None)) == (without, with_auxiliary)
+    assert (count(False), count(True)) == (without, with_auxiliary)
 
 
 def test_every_module_has_the_shape_parameters_and_multiply_adds_of_the_table():
