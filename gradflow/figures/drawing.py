@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from gradflow.claims.statistics import geometric_mean
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
@@ -83,9 +85,8 @@ def outer_labels(figure: Figure, axes: np.ndarray, across: str, up: str) -> None
     figure.supylabel(up, fontsize=9)
 
 
-def heading(ax: Axes, net: str, *more: str, depth: int | str = "", **look: Any) -> None:
+def heading(ax: Axes, words: Sequence[str], net: str = "", **look: Any) -> None:
     """Writes what a panel shows above it, in the colour of its net."""
-    words = [f"{net} {depth}".strip(), *more]
     columns = len({other.get_position().x0 for other in ax.figure.axes})
     text = ", ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in words if word)
     text = textwrap.fill(text, int(13 * WIDTH / columns)).replace("\N{NO-BREAK SPACE}", " ")
@@ -105,53 +106,45 @@ def blank(ax: Axes, words: str) -> None:
     ax.grid(False)
 
 
-def shade(net: str, depth: int = 0, depths: Sequence[int] = (0,)) -> tuple[float, float, float]:
-    """Returns a net's colour, light for the shallowest of the depths and dark for the deepest.
+def shade(net: str, place: int = 0, places: int = 1) -> tuple[float, float, float]:
+    """Returns a net's colour, light for the first of several places (the shallowest depth) and dark for the last.
 
     Mixed with white or black in linear light, where luminance, and with it contrast on either page, is a plain sum.
     """
     linear = np.array(to_rgb(NET_COLOURS.get(net, GREY))) ** 2.2
-    wanted = LIGHTEST * (DARKEST / LIGHTEST) ** rank(depth, depths)
+    wanted = LIGHTEST * (DARKEST / LIGHTEST) ** rank(place, places)
     own = linear @ [0.2126, 0.7152, 0.0722]
     mixed = linear * wanted / own if wanted < own else 1 - (1 - linear) * (1 - wanted) / (1 - own)
     red, green, blue = mixed ** (1 / 2.2)
     return red, green, blue
 
 
-def line_width(depth: int, depths: Sequence[int]) -> float:
-    """Returns the width of a line, thin for the shallowest of the depths."""
-    return 1.4 + 0.9 * rank(depth, depths)
+def line_width(place: int, places: int) -> float:
+    """Returns the width of a line, thin for the first of several places."""
+    return 1.4 + 0.9 * rank(place, places)
 
 
-def rank(depth: int, depths: Sequence[int]) -> float:
-    """Returns 0 for the shallowest depth to 1 for the deepest, the middle if there is but one."""
-    return list(depths).index(depth) / (len(depths) - 1) if len(depths) > 1 else 0.5
+def rank(place: int, places: int) -> float:
+    """Returns 0 for the first place to 1 for the last, the middle if there is but one."""
+    return place / (places - 1) if places > 1 else 0.5
 
 
-def curve(ax: Axes, curves: Frame, color: Any, linewidth: float, zorder: float) -> tuple[float, float, float] | None:
+def curve(ax: Axes, curves: Frame, color: Any, linewidth: float, zorder: float) -> tuple[float, float] | None:
     """Draws the runs (columns) thin, and band and geometric mean of those without a gap, with a dot at the output end.
 
-    Returns position and height of the input end, and the height there over that at the output end (nan with a gap).
+    Returns position and height of the input end; None where there is nothing to draw.
     """
     whole = curves.dropna(axis=1)
     if curves.shape[1] > 1 or whole.empty:
         ax.plot(curves.index, curves.to_numpy(), color=color, linewidth=0.7, alpha=0.75, zorder=zorder)
     if whole.empty:
         drawn = curves.dropna(how="all")
-        return None if drawn.empty else (drawn.index[0], drawn.iloc[0].mean(), np.nan)
-    mean = np.exp(np.log(whole).mean(axis=1))
+        return None if drawn.empty else (drawn.index[0], drawn.iloc[0].mean())
+    mean = whole.apply(geometric_mean, axis=1)
     ax.fill_between(mean.index, whole.min(axis=1), whole.max(axis=1), color=color, alpha=0.25, linewidth=0)
-    ax.plot(
-        mean.index,
-        mean.to_numpy(),
-        color=color,
-        linewidth=linewidth,
-        zorder=zorder,
-        marker="o",
-        markersize=4,
-        markevery=[-1],
-    )
-    return mean.index[0], mean.iloc[0], mean.iloc[0] / mean.iloc[-1]
+    look = {"linewidth": linewidth, "zorder": zorder, "marker": "o", "markersize": 4, "markevery": [-1]}
+    ax.plot(mean.index, mean.to_numpy(), color=color, **look)
+    return mean.index[0], mean.iloc[0]
 
 
 def cells(ax: Axes, values: Frame, scale: LogNorm) -> float:
@@ -175,8 +168,8 @@ def edges(centres: Any, ratio: bool = False) -> np.ndarray:
 def shares(ax: Axes, share: Series, cosine: Series, labelled: bool) -> None:
     """Draws the identity's share, the rest above it, and the cosine on an axis of its own, at the right."""
     borders = edges(share.index)
-    ax.stairs(share, borders, fill=True, color=shade("residual", 1, (0, 1)))
-    ax.stairs(share.where(share.isna(), 1), borders, baseline=share, fill=True, color=shade("residual", 0, (0, 1)))
+    ax.stairs(share, borders, fill=True, color=shade("residual", 1, 2))
+    ax.stairs(share.where(share.isna(), 1), borders, baseline=share, fill=True, color=shade("residual", 0, 2))
     ax.set(xlim=borders[[0, -1]], ylim=(0, 1), yticks=(0, 0.5, 1))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.grid(False)
@@ -190,9 +183,9 @@ def shares(ax: Axes, share: Series, cosine: Series, labelled: bool) -> None:
 
 def share_names(ax: Axes) -> None:
     """Writes which of the two shares is which."""
-    for y, name, ink, rank in ((0.1, "identity path", "white", 1), (0.9, "residual branch", "black", 0)):
+    for y, name, ink, place in ((0.1, "identity path", "white", 1), (0.9, "residual branch", "black", 0)):
         text = ax.text(0.03, y, name, color=ink, va="center", transform=ax.transAxes)
-        text.set_path_effects([withStroke(linewidth=2, foreground=shade("residual", rank, (0, 1)))])
+        text.set_path_effects([withStroke(linewidth=2, foreground=shade("residual", place, 2))])
 
 
 def error_line(ax: Axes, whole: Frame, lost: Frame, color: Any, **look: Any) -> float:
@@ -241,8 +234,22 @@ def apart(heights: np.ndarray, gap: float) -> list[float]:
 
     Without the gaps that precede it each height need only be no lower than the one before: isotonic regression.
     """
-    free, count = heights - gap * np.arange(len(heights)), len(heights)
-    fit = [
-        max(min(free[low : high + 1].mean() for high in range(i, count)) for low in range(i + 1)) for i in range(count)
-    ]
-    return list(np.clip(fit, 0, max(0, 1 - gap * (count - 1))) + gap * np.arange(count))
+    from scipy.optimize import isotonic_regression  # takes most of a second: not where nothing is drawn
+
+    gaps = gap * np.arange(len(heights))
+    fit = isotonic_regression(heights - gaps).x
+    return list(np.clip(fit, 0, max(0, 1 - gaps[-1])) + gaps)
+
+
+def label_room(labels: Iterable[str], columns: int) -> float:
+    """Returns the share of a panel's width, one of so many side by side, that the longest label needs beside a line."""
+    panel = (WIDTH if columns > 1 else 0.7 * WIDTH) / columns - 0.35
+    return min(0.6, (0.1 + 0.085 * max(map(len, labels), default=0)) / panel)
+
+
+def value_axis(ax: Axes, across: np.ndarray, values: Sequence[str], numeric: bool) -> None:
+    """Sets a tick at each value of a setting; a logarithmic axis where the values are numbers far apart."""
+    if numeric and across.min() > 0 and across.max() / across.min() >= 20:
+        ax.set_xscale("log")
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(across, values)

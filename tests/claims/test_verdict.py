@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import gradflow as gf
-from gradflow.claims.verdict import FAIL, INCONCLUSIVE, PASS, Finding, interval, spine
+from gradflow.claims.statistics import confidence_interval, spine
+from gradflow.claims.verdict import FAIL, INCONCLUSIVE, PASS, Finding
 from gradflow.errors import BadInput
 
 CLAIM = {"text": "a claim", "source": "a paper", "paper": "no number", "statistic": "a number"}
@@ -27,16 +28,16 @@ def test_the_interval_is_students(freedom, t):
     values = [*np.random.default_rng(freedom).normal(3, 2, freedom), 7.5]
     half = t * statistics.stdev(values) / math.sqrt(len(values))
     expected = statistics.mean(values) - half, statistics.mean(values) + half
-    assert interval(values) == pytest.approx(expected, rel=3e-3, abs=3e-3 * half)
-    low, high = interval(values)
+    assert confidence_interval(values) == pytest.approx(expected, rel=3e-3, abs=3e-3 * half)
+    low, high = confidence_interval(values)
     assert (high - low) / (2 * half) == pytest.approx(1, rel=1.5e-3)
 
 
 def test_the_interval_by_hand():
     # mean 2, squares 1 + 0 + 1, s = 1, t(2) = 4.3027: 2 -+ 4.3027 / sqrt(3)
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48416, 2 + 2.48416), abs=1e-4)
-    assert interval([5.0]) == (-math.inf, math.inf)
-    assert interval([5.0, 5.0]) == (5.0, 5.0)
+    assert confidence_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48416, 2 + 2.48416), abs=1e-4)
+    assert confidence_interval([5.0]) == (-math.inf, math.inf)
+    assert confidence_interval([5.0, 5.0]) == (5.0, 5.0)
 
 
 OUTCOMES = [
@@ -137,7 +138,7 @@ def table(steps: int = 40, seeds: int = 2) -> pd.DataFrame:
 
 def test_an_exponential_has_exactly_its_slope():
     for step in (1, 40):
-        found = gf.slopes(table(), step)
+        found = gf.gradient_slope(table(), step)
         assert found.index.names == ["net", "depth", "normalisation", "seed"]
         assert len(found) == 8
         for (net, depth), slope in SLOPES.items():
@@ -148,7 +149,7 @@ def test_an_exponential_has_exactly_its_slope():
 def test_a_noisy_slope_is_that_of_the_normal_equations():
     frame, rng = table(), np.random.default_rng(0)
     frame["value"] *= np.exp(rng.normal(0, 1, len(frame)))
-    found = gf.per_seed(gf.slopes(frame), net="plain", depth=20)
+    found = gf.per_seed(gf.gradient_slope(frame), net="plain", depth=20)
     for seed, value in found.items():
         rows = spine(frame[(frame.net == "plain") & (frame.depth == 20) & (frame.seed == seed)], 1)
         x, y = rows.position.to_numpy(float), np.log10(rows.value.to_numpy(float))
@@ -162,13 +163,13 @@ def test_zeros_and_what_is_not_finite_are_not_fitted():
     )
     frame.loc[spoilt & (frame.layer == "block02"), "value"] = 0.0
     frame.loc[spoilt & (frame.layer == "block05"), "value"] = math.inf
-    assert list(gf.per_seed(gf.slopes(frame), net="plain", depth=20).values()) == pytest.approx([0.25, 0.25])
+    assert list(gf.per_seed(gf.gradient_slope(frame), net="plain", depth=20).values()) == pytest.approx([0.25, 0.25])
     frame.loc[(frame.depth == 8) & (frame.position >= 3), "value"] = math.nan  # one point has no slope
-    assert all(map(math.isnan, gf.per_seed(gf.slopes(frame), net="plain", depth=8).values()))
+    assert all(map(math.isnan, gf.per_seed(gf.gradient_slope(frame), net="plain", depth=8).values()))
 
 
 def test_factors_are_those_between_the_first_and_the_last_unit():
-    found = gf.factors(table(), step=1)
+    found = gf.gradient_ratio(table(), step=1)
     for (net, depth), slope in SLOPES.items():
         between = 2 * ((depth - 2) // 2 - 1)  # units are two layers apart
         assert found[net, depth, "batch"] == pytest.approx(10 ** (-slope * between))
@@ -176,7 +177,7 @@ def test_factors_are_those_between_the_first_and_the_last_unit():
 
 def test_a_step_that_was_not_recorded_is_one_line():
     with pytest.raises(BadInput, match="no activation_gradient_norm at step 2: legal are the steps that were recorded"):
-        gf.slopes(table(), step=2)
+        gf.gradient_slope(table(), step=2)
 
 
 def test_the_final_error_is_the_mean_of_the_last_tenth():
@@ -231,12 +232,12 @@ def test_the_regime_is_the_side_on_which_the_fitted_slope_lies(halves, name):
     rows = {"layer": [f"block{unit:02d}" for unit in range(1, 14)], "position": x, "value": 10**height}
     run = {"run": "one", "net": "plain", "depth": 28, "normalisation": "batch", "seed": 0, "step": 1}
     frame = pd.DataFrame(rows | run | {"quantity": "activation_gradient_norm"})
-    assert gf.regimes(frame).to_dict() == {("plain", 28, "batch"): name}
+    assert gf.gradient_regime(frame).to_dict() == {("plain", 28, "batch"): name}
 
 
 def test_the_regime_is_undecided_where_nothing_can_be_fitted():
     dead = table().assign(value=0.0)
-    assert set(gf.regimes(dead)) == {"undecided"}
+    assert set(gf.gradient_regime(dead)) == {"undecided"}
 
 
 def settings_table(columns: Any) -> Any:
@@ -261,8 +262,8 @@ def test_runs_are_told_apart_by_any_setting_also_one_left_to_the_net():
     error = gf.final_error(frame, "test_error", by=("lrn",))
     assert gf.per_seed(error, lrn=True) == {0: 0.2}
     assert gf.per_seed(error, lrn="") == {0: 0.4}
-    assert gf.per_seed(gf.setting(frame, "parameters", by=("lrn",)), lrn="") == {0: 8.0}
-    assert gf.per_seed(gf.at(frame, "test_error", "", step=1, by=("lrn",)), lrn=True) == {0: 0.5}
+    assert gf.per_seed(gf.run_column(frame, "parameters", by=("lrn",)), lrn="") == {0: 8.0}
+    assert gf.per_seed(gf.reading_at(frame, "test_error", "", step=1, by=("lrn",)), lrn=True) == {0: 0.5}
 
 
 def test_the_first_step_below_a_mark_is_that_of_the_running_mean():
