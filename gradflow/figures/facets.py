@@ -25,7 +25,7 @@ class Facets:
     columns: list[str]  # the net, with its depth where no line says it
     line: str  # the setting that the lines differ by, in words; "" where there is none
     values: list[str]  # of that setting, by line
-    phrases: list[str]  # the same in words that stand alone
+    phrases: list[str]  # the same in words that stand alone; "", as in `values`, for a net without that setting
     numbers: list[float] | None  # the same as numbers; None where a value is none
     rows: list[str]  # the settings that tell rows of panels apart; "" for the only row, which goes without saying
     depth: float  # of the deepest net, in layers; nan where no net has a depth
@@ -39,6 +39,11 @@ class Facets:
         if self.line == "depth":
             return f"{self.columns[column]} {self.values[line]}".strip()
         return ", ".join(part for part in (self.columns[column], self.phrases[line]) if part)
+
+    def say(self, line: int, words: str, between: str = "") -> str:
+        """What stands at a line: its value and what is said of it: `56 ×300`, `0.001: ×2`."""
+        between = between or (" " if self.line == "depth" else ": ")
+        return between.join(part for part in (self.values[line], words) if part)
 
 
 def facets(readings: Frame) -> Facets:
@@ -65,7 +70,7 @@ def facets(readings: Frame) -> Facets:
         columns=[_column(runs, net, line) for net in nets],
         line=line.replace("_", " "),
         values=[_value(runs, line, value) for value in lines],
-        phrases=[said[value] for value in lines],
+        phrases=[said[value] if _value(runs, line, value) else "" for value in lines],
         numbers=[float(value) for value in lines] if all(map(_is_number, lines)) else None,
         rows=[variation.label(row, settings, names) if settings else "" for row in first],
         depth=float(runs["depth"].max()) if "depth" in runs else np.nan,

@@ -2,12 +2,11 @@
 
 It needs the columns `run, step, layer, position, quantity, value, net, seed`, and uses `status` and every setting that
 is there. Every figure takes a `title` (the finding in words) and a `note` (the small line under it, see `caption`).
-Which run is drawn where is found in `facets.py`, which rows in `rows.py`, and how it looks in `drawing.py`.
+Which run is drawn where is found in `facets.py`, which rows in `rows.py`, and how panels
+and marks look in `layout.py`, `marks.py` and `style.py`.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,15 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gradflow.claims import statistics
-from gradflow.errors import BadInput, choose
-from gradflow.figures import drawing, rows
+from gradflow.errors import choose
+from gradflow.figures import layout, marks, rows, style
 from gradflow.figures.facets import facets
-from gradflow.figures.text import caption, format_ratio, format_spread, status_summary
+from gradflow.figures.save import save
+from gradflow.figures.text import INPUT_TO_OUTPUT, LABELS, caption, format_ratio, format_spread, status_summary
 
 __all__ = ["caption", "depth_errors", "errors", "film", "gradient_curves", "paths", "save"]
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def gradient_curves(
     table: pd.DataFrame,
     title: str = "",
@@ -42,7 +42,7 @@ def gradient_curves(
     arrives, stand the depth, or whatever the lines differ by, and how many times the gradient norm there is that at the
     output end.
     """
-    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, drawing.LABELS))))
+    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, LABELS))))
     frame, gradient, places = found.frame, quantity.endswith("gradient_norm"), len(found.values)
     moments = rows.choose_steps(frame, steps, 3 if len(found.rows) == 1 else 2)
     panels = [(row, step) for row in range(len(found.rows)) for step in moments]
@@ -50,51 +50,52 @@ def gradient_curves(
     said = [found.line] * (found.line != "" and (gradient or found.line != "depth"))
     said += ["the norm where the gradient ends (input) over that where it starts (dot)"] * gradient
     key = f"At each line: {', and '.join(said)}.\n" if said else ""
-    figure, axes = drawing.grid(len(panels), len(found.nets), height, title, key + note, sharex=True, sharey=True)
+    figure, axes = layout.grid(len(panels), len(found.nets), height, title, key + note, sharex=True, sharey=True)
     ends, lost = {}, {}
     for (line, column), ax in np.ndenumerate(axes):
         (row, step), net, ends[ax], lost[ax] = panels[line], found.nets[column], [], []
         for place, group in found.at(column=column, row=row).groupby("line"):
-            curves, value = rows.by_run(rows.only(group, step=step)), found.values[place]
-            colour, status = drawing.shade(net, place, places), status_summary(group, curves)
-            look = {"linewidth": drawing.line_width(place, places), "zorder": 3 - drawing.rank(place, places)}
-            end = drawing.curve(ax, curves, colour, **look)
+            curves = rows.by_run(rows.only(group, step=step))
+            colour, status = style.shade(net, place, places), status_summary(group, curves)
+            look = {"linewidth": style.line_width(place, places), "zorder": 3 - style.rank(place, places)}
+            end = marks.curve(ax, curves, colour, **look)
             at_line = end and " of " not in status  # that of all runs stands at the line, that of some in the corner
             if end:
                 ratio = statistics.end_ratio(*curves.dropna(axis=1).iloc[[0, -1]].to_numpy()) if gradient else np.nan
-                words = [value, format_ratio(ratio) if np.isfinite(ratio) else "", status if at_line else ""]
-                ends[ax].append((*end, " ".join(word for word in words if word), colour))
+                words = [format_ratio(ratio) if np.isfinite(ratio) else "", status if at_line else ""]
+                ends[ax].append((*end, found.say(place, " ".join(filter(None, words))), colour))
             if not at_line and status:
-                lost[ax].append((f"{value}: {status}" if value else status, colour))
-        drawing.heading(ax, [found.columns[column], found.rows[row], f"step {step}"], net)
-    last = np.nanmax([found.depth, frame["position"].max()])
-    room = drawing.label_room([text for labels in ends.values() for *_, text, _ in labels], len(found.nets))
+                lost[ax].append((found.say(place, status, ": "), colour))
+        layout.heading(ax, [found.columns[column], found.rows[row], f"step {step}"], net)
+    last = np.nanmax([found.depth, frame["position"].max() + np.isnan(found.depth)])
+    room = layout.label_room([text for labels in ends.values() for *_, text, _ in labels], len(found.nets))
     left = 1 - max(0.25 if gradient else 0.12, room / (1 - room)) * last
     limits = rows.limits(frame[frame["step"].isin(moments)])
     axes[0, 0].set(yscale="log", ylim=limits, xlim=(left, last))
+    layout.log_ticks(axes[0, 0])
     axes[0, 0].set_xticks([tick for tick in MaxNLocator(6, integer=True).tick_values(0, last) if 0 <= tick <= last])
     for ax in axes.flat:  # labels need the limits that will be drawn
-        drawing.end_labels(ax, ends[ax], side=-1, panel=height)
-        drawing.remarks(ax, lost[ax])
-    drawing.outer_labels(figure, axes, drawing.INPUT_TO_OUTPUT, drawing.LABELS[quantity])
+        layout.end_labels(ax, ends[ax], side=-1, panel=height)
+        layout.remarks(ax, lost[ax])
+    layout.outer_labels(figure, axes, INPUT_TO_OUTPUT, LABELS[quantity])
     return figure
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "activation_gradient_norm") -> Figure:
     """Draws a norm as colour over layer position and step: one column a depth, or value of what else the lines show.
 
     One row a net and combination of the other settings that vary. One logarithmic colour scale for all panels; seeds
     are averaged in the logarithm. Blank where no seed is finite.
     """
-    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, drawing.LABELS))))
+    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, LABELS))))
     panels = [(row, column) for row in range(len(found.rows)) for column in range(len(found.nets))]
-    height = 1.75 if len(panels) < 4 else 1.4
-    figure, axes = drawing.grid(len(panels), len(found.values), height, title, note, sharex=True)
+    height = {1: 2.6}.get(len(panels), 1.75 if len(panels) < 4 else 1.4)  # as tall as the colour bar's name at least
+    figure, axes = layout.grid(len(panels), len(found.values), height, title, note, sharex=True)
     of_panel = ["column", "row", "line", "status", "step", "position"]
     means = statistics.geometric_means(found.frame, of_panel).rename("value").reset_index()
     scale = LogNorm(*rows.limits(means, spare=0))
-    axes[0, 0].set(xscale="log", xlim=drawing.edges(found.frame["step"], ratio=True)[[0, -1]])
+    axes[0, 0].set(xscale="log", xlim=marks.edges(found.frame["step"], ratio=True)[[0, -1]])
     axes[0, 0].xaxis.set_minor_locator(NullLocator())
     for (line, place), ax in np.ndenumerate(axes):
         row, column = panels[line]
@@ -102,24 +103,24 @@ def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "
         words = [found.panel(column, place), found.rows[row]]
         ax.grid(False)
         if here.empty:
-            drawing.heading(ax, words, net)
-            drawing.blank(ax, "no runs")
+            layout.heading(ax, words, net)
+            layout.blank(ax, "no runs")
             continue
         finished, status = rows.finished(here), status_summary(here)
         some = finished if len(finished) else here
         cells = statistics.geometric_means(some, ["position", "step"]).unstack()
         more = [status, "blank: reads 0" if cells.isna().any(axis=None) else ""] if len(finished) else []
-        drawing.heading(ax, [*words, *more], net)
-        end = drawing.cells(ax, cells, scale)
+        layout.heading(ax, [*words, *more], net)
+        end = marks.cells(ax, cells, scale)
         if finished.empty:
             ax.text(1.15 * end, np.mean(ax.get_ylim()), status, rotation=90, ha="left", va="center", clip_on=True)
     mappable = ScalarMappable(scale, "viridis")
-    figure.colorbar(mappable, ax=axes, label=drawing.LABELS[quantity], pad=0.015, aspect=35).outline.set_visible(False)
-    drawing.outer_labels(figure, axes, "step", drawing.INPUT_TO_OUTPUT)
+    figure.colorbar(mappable, ax=axes, label=LABELS[quantity], pad=0.015, aspect=35).outline.set_visible(False)
+    layout.outer_labels(figure, axes, "step", INPUT_TO_OUTPUT)
     return figure
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None = None) -> Figure:
     """Draws how the gradient of each unit came back: shares of the identity and the residual path, and their cosine.
 
@@ -132,7 +133,7 @@ def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None
     places = range(len(found.rows)), range(len(found.nets))
     panels = [(row, column, moment) for row in places[0] for column in places[1] for moment in moments]
     height = 1.7 if len(panels) < 4 else 1.35
-    figure, axes = drawing.grid(len(panels), len(found.values), height, title, note, sharey=True)
+    figure, axes = layout.grid(len(panels), len(found.values), height, title, note, sharey=True)
     for (line, place), ax in np.ndenumerate(axes):
         row, column, moment = panels[line]
         here = found.at(column=column, row=row, line=place)
@@ -141,17 +142,17 @@ def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None
         status = status_summary(here, rows.by_run(rows.only(now, quantity=statistics.IDENTITY)))
         shown = share.notna().any()
         if shown:
-            drawing.shares(ax, share, cosine, place == len(found.values) - 1)
+            marks.shares(ax, share, cosine, place == len(found.values) - 1)
         else:
-            drawing.blank(ax, status or "no runs")
+            layout.blank(ax, status or "no runs")
         words = [found.panel(column, place), found.rows[row], f"step {moment}", status if shown else ""]
-        drawing.heading(ax, words, found.nets[column])
-    drawing.share_names(axes[0, 0])
-    drawing.outer_labels(figure, axes, drawing.INPUT_TO_OUTPUT, "share of the gradient norm")
+        layout.heading(ax, words, found.nets[column])
+    marks.share_names(axes[0, 0])
+    layout.outer_labels(figure, axes, INPUT_TO_OUTPUT, "share of the gradient norm")
     return figure
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     """Draws training error (thin, dashed) and test error (bold) against step, one column a net, as Fig. 6 of He 2015.
 
@@ -163,39 +164,35 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     height, window = 3.1 if len(found.rows) == 1 else 2.6, max(5, round(0.02 * last))
     key = f"Dashed: training error, mean of the last {window} steps. Bold: test error. Band: lowest to highest seed."
     size = len(found.rows), len(found.nets)
-    figure, axes = drawing.grid(*size, height, title, f"{key}\n{note}", sharex=True, sharey=True)
+    figure, axes = layout.grid(*size, height, title, f"{key}\n{note}", sharex=True, sharey=True)
     ends = {}
     for (row, column), ax in np.ndenumerate(axes):
         net, ends[ax] = found.nets[column], []
         for place, group in found.at(column=column, row=row).groupby("line"):
-            colour, width, value = (
-                drawing.shade(net, place, places),
-                drawing.line_width(place, places),
-                found.values[place],
-            )
+            colour, width = style.shade(net, place, places), style.line_width(place, places)
             dashed = {"color": colour, "linewidth": 0.6 * width, "linestyle": (0, (3, 1.2))}
             bold = {"color": colour, "linewidth": width, "linestyle": "-"}
             train, test = (rows.only(group, quantity=quantity) for quantity in ("train_error", "test_error"))
             heights = [
-                drawing.error_line(ax, *rows.error_curves(train, window), **dashed),
-                drawing.error_line(ax, *rows.error_curves(test, 1), **bold),
+                marks.error_line(ax, *rows.error_curves(train, window), **dashed),
+                marks.error_line(ax, *rows.error_curves(test, 1), **bold),
             ]
             finals = [format_spread(rows.final_errors(group, quantity)) for quantity in ("train_error", "test_error")]
             status = status_summary(group)
             words = [" / ".join(finals)] * (len(rows.finished(group)) > 0) + [status] * (status != "")
-            text = f"{value}: {', '.join(words)}" if value else ", ".join(words)
-            ends[ax].append((None, np.nanmax([*heights, 0]), text, colour))
-        drawing.heading(ax, [found.columns[column], found.rows[row]], net)
+            ends[ax].append((None, np.nanmax([*heights, 0]), found.say(place, ", ".join(words), ": "), colour))
+        layout.heading(ax, [found.columns[column], found.rows[row]], net)
         above = f"{found.line}: train / test" if found.line else "train / test"
         ax.annotate(above, (1, 1), (5, 5), xycoords="axes fraction", textcoords="offset points")
     axes[0, 0].set(xlim=(0, last), ylim=(0, None))
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     for ax, labels in ends.items():
-        drawing.end_labels(ax, labels, side=1, panel=height)
-    drawing.outer_labels(figure, axes, "step", "error (%)")
+        layout.end_labels(ax, labels, side=1, panel=height)
+    layout.outer_labels(figure, axes, "step", "error (%)")
     return figure
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def depth_errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     """Draws the final training error (mean of the last tenth of the steps) against depth, one line a net.
 
@@ -204,13 +201,16 @@ def depth_errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure
     """
     found = facets(rows.readings(table, "train_error"))
     height = 3.3
-    figure, axes = drawing.grid(1, len(found.rows), height, title, note, sharex=True, sharey=True)
+    wide = min(len(found.rows), 3)
+    figure, axes = layout.grid(-(-len(found.rows) // wide), wide, height, title, note, sharex=True, sharey=True)
+    for ax in axes.flat[len(found.rows) :]:
+        ax.set_visible(False)
     across = np.array(found.numbers or range(len(found.values)), float)
     ends = {}
-    for row, ax in enumerate(axes[0]):
+    for row, ax in enumerate(axes.flat[: len(found.rows)]):
         ends[ax] = []
         for column, net in enumerate(found.nets):
-            here, look = found.at(column=column, row=row), {"color": drawing.shade(net), "clip_on": False}
+            here, look = found.at(column=column, row=row), {"color": style.shade(net), "clip_on": False}
             lost = across[here[here["status"] == "diverged"].groupby("run")["line"].first()]
             # A diverged run has no final error: its cross has a place of its own, one line a net.
             above = 1.04 + 0.05 * (len(found.nets) - 1 - column)
@@ -224,35 +224,18 @@ def depth_errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure
             mean = final.groupby(level=0).mean()
             if len(mean):
                 ax.plot(across[final.index], final, "o", alpha=0.6, markeredgewidth=0, **look)
-                ax.plot(across[mean.index], mean, linewidth=2, **look)
-                text = f"{found.columns[column]} {mean.iloc[-1]:.0f}"
+                # No line leads from one word to another: a bar at each mean.
+                joined = {"linewidth": 2} if found.numbers else {"linestyle": "none", "marker": "_", "markersize": 9}
+                ax.plot(across[mean.index], mean, **joined, **look)
+                text = f"{found.columns[column]}{' ' if found.line == 'depth' else ': '}{mean.iloc[-1]:.0f}"
                 ends[ax].append((across[mean.index[-1]], mean.iloc[-1], text, look["color"]))
-        drawing.heading(ax, [found.rows[row]], pad=18)
-    drawing.value_axis(axes[0, 0], across, found.values, found.numbers is not None and found.line != "depth")
+        layout.heading(ax, [found.rows[row]], pad=18)
+    layout.value_axis(axes[0, 0], across, found.values, found.numbers is not None and found.line != "depth")
     axes[0, 0].set(ylim=(0, None))
     for ax, labels in ends.items():
-        drawing.end_labels(ax, labels, side=1, panel=height)
-    drawing.outer_labels(figure, axes, found.line, "final training error (%)")
+        layout.end_labels(ax, labels, side=1, panel=height)
+    layout.outer_labels(figure, axes, found.line, "final training error (%)")
+    for ax in axes.flat[len(found.rows) - wide : len(found.rows)]:  # the lowest that are seen
+        ax.set_xlabel(found.line)
+        ax.tick_params(labelbottom=True)
     return figure
-
-
-@matplotlib.rc_context(drawing.STYLE)
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as SVG or PNG, by the suffix: transparent, whole or not at all, same table same bytes.
-
-    Raises `BadInput` for another suffix, and where the figure cannot be written.
-    """
-    path = Path(path)
-    kind = choose("figure format", path.suffix.lower().lstrip("."), ("svg", "png"))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawing.settle(figure)
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(part, format=kind, transparent=True, dpi=160, metadata=metadata)
-        os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"cannot write the figure {path}: {error.strerror or error}") from error
-    finally:
-        if part.is_file():
-            part.unlink()

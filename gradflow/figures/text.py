@@ -12,6 +12,16 @@ from gradflow.runs import variation
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
+LABELS = {
+    "activation_gradient_norm": "gradient norm (rms over examples)",
+    "identity_gradient_norm": "gradient norm, identity path (rms over examples)",
+    "residual_gradient_norm": "gradient norm, residual branch (rms over examples)",
+    "activation_std": "standard deviation of the activation",
+    "weight_norm": "norm of the weights",
+    "gradient_norm": "norm of the weights' gradient",
+    "update_norm": "norm of the weights' update",
+}
+INPUT_TO_OUTPUT = "layer position (input \N{RIGHTWARDS ARROW} output)"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHARED = ("data", "steps", "seed", "batch", "width", "normalisation")  # what a caption says also where it is the same
 

@@ -12,7 +12,7 @@ from matplotlib.patches import StepPatch
 
 from gradflow.claims import statistics
 from gradflow.errors import BadInput
-from gradflow.figures import drawing, plot, rows, text
+from gradflow.figures import layout, plot, rows, style, text
 from gradflow.figures.sparkline import shorten, sparkline
 
 STEPS = (1, 2, 4, 8, 16, 20)
@@ -134,13 +134,13 @@ def test_depth_labels_do_not_overlap(table):
 
 
 def test_labels_move_no_more_than_they_must():
-    assert drawing.apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
-    assert drawing.apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert layout.apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
+    assert layout.apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
 
 
 def test_labels_stay_within_the_panel():
-    assert drawing.apart(np.array([0.0, 0.0]), 0.1) == pytest.approx([0.0, 0.1])
-    assert drawing.apart(np.array([0.98, 1.0]), 0.1) == pytest.approx([0.9, 1.0])
+    assert layout.apart(np.array([0.0, 0.0]), 0.1) == pytest.approx([0.0, 0.1])
+    assert layout.apart(np.array([0.98, 1.0]), 0.1) == pytest.approx([0.9, 1.0])
 
 
 def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
@@ -354,10 +354,10 @@ def contrast(first, second) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("net", [*drawing.NET_COLOURS, "another"])
+@pytest.mark.parametrize("net", [*style.NET_COLOURS, "another"])
 def test_every_shade_stands_out_on_white_and_on_dark(net):
-    shades = [drawing.shade(net, place, 5) for place in range(5)]
+    shades = [style.shade(net, place, 5) for place in range(5)]
     assert all(contrast(shade, page) > 2.2 for shade in shades for page in ("white", "#0d1117"))
     darkness = [contrast(shade, "white") for shade in shades]
     assert darkness == sorted(darkness)
-    assert all(contrast(drawing.GREY, page) > 4.2 for page in ("white", "#0d1117"))
+    assert all(contrast(style.GREY, page) > 4.2 for page in ("white", "#0d1117"))
