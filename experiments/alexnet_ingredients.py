@@ -114,7 +114,7 @@ def verdict(table):
     facts: dict[str, Any] = {"best rate": {name: str(rate) for name, rate in best.items()}}
     facts["steps to 25 % training error"] = {name: _mean(taken[name]) for name in ACTIVATIONS}
     for layer in ("conv1", "head"):
-        norm = gf.at(table, "activation_gradient_norm", layer, 1, BY)
+        norm = gf.reading_at(table, "activation_gradient_norm", layer, 1, BY)
         facts[f"gradient norm at {layer}, step 1"] = {
             name: _mean(gf.per_seed(norm, **_levels({"activation": name, "learning_rate": rate})))
             for name, rate in best.items()

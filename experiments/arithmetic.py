@@ -116,8 +116,8 @@ def verdict(table):
             f"{layer.multiply_adds(SIDE, CHANNELS):,} multiply-adds"
         )
     for name, series in (("final training error", train), ("final test error", test),
-                         ("parameters", gf.setting(table, "parameters", BY)),
-                         ("multiply-adds", gf.setting(table, "multiply_adds", BY))):  # fmt: skip
+                         ("parameters", gf.run_column(table, "parameters", BY)),
+                         ("multiply-adds", gf.run_column(table, "multiply_adds", BY))):  # fmt: skip
         mean = series.groupby(list(BY)).mean()
         facts[name] = {"pairs of 3x3": float(mean["paper", 13]), "single 5x5": float(mean["5x5", 8])}
     errors = facts["final test error"].values()

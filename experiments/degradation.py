@@ -78,10 +78,8 @@ def figure(table, verdict):
     """Errors against step as in the paper's figure 6, the final ones against depth, and how the gradient fared."""
     note, deepest = gf.plot.caption(table), int(table.depth.max())
     last = int(table[table.quantity == "activation_gradient_norm"].step.max())
-    there = [
-        f"{gf.times(gf.factors(table, step).get(('plain', deepest, 'batch'), float('nan')))} at step {step}"
-        for step in (1, last)
-    ]
+    ratios = {step: gf.gradient_ratio(table, step).get(("plain", deepest, "batch"), float("nan")) for step in (1, last)}
+    there = [f"{gf.format_ratio(ratio)} at step {step}" for step, ratio in ratios.items()]
     gradient = f"Plain, {deepest} layers, batch norm: from output to input the gradient changes by {', '.join(there)}"
     return {
         "errors": gf.plot.errors(table, title=verdict.title, note=note),

@@ -65,7 +65,7 @@ def runs(preset, **overrides):
 
 def verdict(table):
     """Slopes of the deepest nets at initialisation, seed by seed; the regime of every net beside them."""
-    slope, deepest, steps = gf.slopes(table, step=1), int(table.depth.max()), int(table.steps.max())
+    slope, deepest, steps = gf.gradient_slope(table, step=1), int(table.depth.max()), int(table.steps.max())
 
     def of(net, norm):
         return gf.per_seed(slope, net=net, normalisation=norm, depth=deepest)
@@ -73,14 +73,16 @@ def verdict(table):
     numbers = {"vanishes": of("plain", "none"), "batch_norm": of("plain", "batch")}
     numbers["identity"] = gf.difference(of("plain", "none"), of("residual", "none"))
     findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
-    regime, factor = gf.regimes(table, step=1), gf.factors(table, step=1)
+    regime, factor = gf.gradient_regime(table, step=1), gf.gradient_ratio(table, step=1)
     facts = {}
     for (net, depth, norm), name in regime.items():
-        seen = f"{name} ({gf.times(factor[net, depth, norm])})"
+        seen = f"{name} ({gf.format_ratio(factor[net, depth, norm])})"
         facts.setdefault(f"regime at step 1 (gradient, input over output), {net}, normalisation {norm}", {})[
             str(depth)
         ] = seen
-    plain, residual = (gf.times(factor.get((net, deepest, "none"), float("nan"))) for net in ("plain", "residual"))
+    plain, residual = (
+        gf.format_ratio(factor.get((net, deepest, "none"), float("nan"))) for net in ("plain", "residual")
+    )
     title = f"Without normalisation, {deepest} layers change the gradient by {plain} plain, {residual} residual"
     return gf.Verdict(title, findings, facts | gf.error_facts(table))
 

@@ -67,7 +67,7 @@ def verdict(table):
             twin: _mean(gf.per_seed(series, **_levels(twin))) for twin in TWINS
         }
     for column in ("parameters", "multiply_adds"):
-        series = gf.setting(table, column, BY)
+        series = gf.run_column(table, column, BY)
         facts[column.replace("_", "-")] = {twin: _mean(gf.per_seed(series, **_levels(twin))) for twin in TWINS}
     errors = facts["final test error"]
     best = min(errors, key=lambda twin: errors[twin])

@@ -63,7 +63,7 @@ def runs(preset, **overrides):
 
 def verdict(table):
     """Ratios of counts, and of gradients at the first layer, seed by seed."""
-    train, first = gf.final_error(table, by=BY), gf.at(table, "activation_gradient_norm", "conv1", 1, BY)
+    train, first = gf.final_error(table, by=BY), gf.reading_at(table, "activation_gradient_norm", "conv1", 1, BY)
 
     def of(series, variant="paper", auxiliary=False):
         return gf.per_seed(series, variant=variant, auxiliary=auxiliary)
@@ -72,7 +72,7 @@ def verdict(table):
         return {seed: above[seed] / below[seed] for seed in above if seed in below}
 
     numbers = {
-        name: ratio(of(gf.setting(table, name, BY), "naive"), of(gf.setting(table, name, BY)))
+        name: ratio(of(gf.run_column(table, name, BY), "naive"), of(gf.run_column(table, name, BY)))
         for name in ("multiply_adds", "parameters")
     }
     numbers |= {
@@ -83,8 +83,8 @@ def verdict(table):
     facts = {}
     for name, series in (("final training error", train), ("final test error", gf.final_error(table, "test_error", BY)),
                          ("gradient at the first layer, step 1", first),
-                         ("parameters", gf.setting(table, "parameters", BY)),
-                         ("multiply-adds", gf.setting(table, "multiply_adds", BY))):  # fmt: skip
+                         ("parameters", gf.run_column(table, "parameters", BY)),
+                         ("multiply-adds", gf.run_column(table, "multiply_adds", BY))):  # fmt: skip
         facts[name] = {_name(*key): float(value) for key, value in series.groupby(list(BY)).mean().items()}
     saved = sum(numbers["multiply_adds"].values()) / len(numbers["multiply_adds"])
     more = sum(numbers["gradient"].values()) / len(numbers["gradient"])

@@ -68,8 +68,8 @@ def runs(preset, **overrides):
 
 def verdict(table):
     """Differences of final test errors and ratios of counts, seed by seed."""
-    error, size = gf.final_error(table, "test_error", BY), gf.setting(table, "parameters", BY)
-    slope = gf.slopes(table, 1, BY)
+    error, size = gf.final_error(table, "test_error", BY), gf.run_column(table, "parameters", BY)
+    slope = gf.gradient_slope(table, 1, BY)
 
     def of(series, net):
         return gf.per_seed(series, net=net)
@@ -84,7 +84,8 @@ def verdict(table):
     findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
     facts = {}
     for name, series in (("final test error", error), ("final training error", gf.final_error(table, by=BY)),
-                         ("parameters", size), ("multiply-adds", gf.setting(table, "multiply_adds", BY))):  # fmt: skip
+                         ("parameters", size),
+                         ("multiply-adds", gf.run_column(table, "multiply_adds", BY))):  # fmt: skip
         mean = series.groupby("net").mean()
         facts[name] = {net: float(mean[net]) for net in ORDER}
     errors = facts["final test error"]
@@ -106,8 +107,8 @@ def figure(table, verdict):
     for name, series, scale in (
         ("final test error (%)", gf.final_error(table, "test_error", BY), 100),
         ("final training error (%)", gf.final_error(table, by=BY), 100),
-        ("parameters (thousands)", gf.setting(table, "parameters", BY), 1e-3),
-        ("multiply-adds an image (millions)", gf.setting(table, "multiply_adds", BY), 1e-6),
+        ("parameters (thousands)", gf.run_column(table, "parameters", BY), 1e-3),
+        ("multiply-adds an image (millions)", gf.run_column(table, "multiply_adds", BY), 1e-6),
     ):
         panels[name] = {net: [scale * value for value in gf.per_seed(series, net=net).values()] for net in ORDER}
     curves = {}

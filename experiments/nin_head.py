@@ -55,7 +55,7 @@ def runs(preset, **overrides):
 def verdict(table):
     """Errors and gaps, seed by seed."""
     test, train = (gf.final_error(table, f"{kind}_error", BY) for kind in ("test", "train"))
-    size = gf.setting(table, "parameters", BY)
+    size = gf.run_column(table, "parameters", BY)
 
     def of(series, head, dropout):
         return gf.per_seed(series, head=head, dropout=dropout)

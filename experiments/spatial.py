@@ -70,7 +70,7 @@ def runs(preset, **overrides):
 
 def verdict(table):
     """Differences of final test errors, seed by seed."""
-    error, size = gf.final_error(table, "test_error", BY), gf.setting(table, "parameters", BY)
+    error, size = gf.final_error(table, "test_error", BY), gf.run_column(table, "parameters", BY)
 
     def of(net, shuffle, what=error):
         return gf.per_seed(what, net=net, shuffle=shuffle)

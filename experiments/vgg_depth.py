@@ -65,7 +65,7 @@ def runs(preset, **overrides):
 def verdict(table):
     """Final training errors, and the slope of the gradient at the start, seed by seed."""
     train, test = (gf.final_error(table, f"{kind}_error", BY) for kind in ("train", "test"))
-    slope, deepest, steps = gf.slopes(table, 1, BY), int(table.depth.max()), int(table.steps.max())
+    slope, deepest, steps = gf.gradient_slope(table, 1, BY), int(table.depth.max()), int(table.steps.max())
 
     def of(series, depth, initialisation):
         return gf.per_seed(series, depth=depth, initialisation=initialisation)

@@ -1,212 +1,237 @@
-"""What a table says: the rows, means, ranges and fates that a figure shows, as numbers and words, nothing drawn yet.
+"""Numbers from tables: each statistic once, as figures, verdicts and reports alike use it.
 
-A table is the long one of `gradflow.load`. Runs that share net, depth and normalisation are seeds of one another.
+A table is the long one of `gradflow.load`. What has one number a run is indexed by the settings `by` and the seed.
 """
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gradflow.errors import BadInput
-from gradflow.measure import spine
+from gradflow.measure import spine as spine_layers
 
-# pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
+# pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
-COLUMNS = ("run", "step", "layer", "position", "quantity", "value", "net", "depth", "seed")
+CONFIDENCE = 0.95
+TWINS = ("net", "depth", "normalisation")  # what tells the runs of a depth sweep apart
 IDENTITY, RESIDUAL, COSINE = PATHS = ("identity_gradient_norm", "residual_gradient_norm", "path_cosine")
-TWINS = ("plain", "residual")
-PERCENT = 100.0
 
 
-def readings(table: Frame, *quantities: str) -> Frame:
-    """Returns the readings of some quantities (all if none is named), in an order that is not that of the table."""
-    if missing := [column for column in COLUMNS if column not in table]:
-        raise BadInput(f"the table cannot be drawn: it lacks the column {', '.join(missing)}")
-    rows = table[table["quantity"].isin(quantities)] if quantities else table
-    if rows.empty:
-        has = ", ".join(sorted(set(table["quantity"]))) or "no readings at all"
-        raise BadInput(f"the table cannot be drawn: it lacks {' and '.join(quantities) or 'readings'}, and has {has}")
-    rows = rows.assign(normalisation=rows["normalisation"].fillna("none") if "normalisation" in rows else "")
-    if "status" not in rows:
-        whole = np.isfinite(rows["value"]).groupby(rows["run"]).transform("all")
-        rows["status"] = np.where(whole, "done", "diverged")
-    return rows.sort_values(["depth", "seed", "run", "quantity", "step", "position", "layer"], kind="stable")
+# Of plain numbers
 
 
-def path_readings(table: Frame) -> Frame:
-    """Returns the readings of both paths, which must be there, and of their cosine, which need not."""
-    cosines = [readings(table, COSINE)] if (table["quantity"] == COSINE).any() else []
-    return pd.concat([readings(table, IDENTITY), readings(table, RESIDUAL), *cosines])
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean, by Student's t; infinitely wide for a single value."""
+    numbers = np.asarray(values, float)
+    if len(numbers) < 2:
+        return -math.inf, math.inf
+    half = t_quantile(len(numbers) - 1) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    return float(numbers.mean()) - half, float(numbers.mean()) + half
 
 
-def only(rows: Frame, **fixed: Any) -> Frame:
-    """Returns the rows in which every named column has the given value."""
-    return rows[np.logical_and.reduce([rows[column] == value for column, value in fixed.items()])]
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side: Student's t with so many degrees of freedom."""
+    from scipy.stats import t  # takes most of a second: only where something is judged
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def finished(rows: Frame) -> Frame:
-    """Returns the rows of the runs that came to their end: not of those that diverged, failed or are under way."""
-    return rows[rows["status"] == "done"]
-
-
-def units(rows: Frame) -> Frame:
-    """Returns the readings at units, the points plain and residual nets share; of a net without, those of its spine."""
-    found = rows[on_spine(rows)]
-    return found if len(found) else rows
-
-
-def on_spine(rows: Frame) -> Series:
-    """Returns which rows are of points on the spine of their run's net."""
-    of_run = {run: set(spine(layers)) for run, layers in rows.groupby("run")["layer"]}
-    return pd.Series([layer in of_run[run] for run, layer in zip(rows["run"], rows["layer"], strict=True)], rows.index)
-
-
-def nets(rows: Frame) -> list[str]:
-    """Returns the nets, the twins first."""
-    return sorted(rows["net"].unique(), key=lambda net: (net not in TWINS, net))
-
-
-def kinds(rows: Frame) -> list[str]:
-    """Returns the normalisations; none comes first, as it did in history."""
-    return sorted(rows["normalisation"].dropna().unique(), key=lambda kind: (kind != "none", kind))
-
-
-def kind_name(kind: str, kinds: Sequence[str] = ()) -> str:
-    """Returns a normalisation in words; none if it is the only one there is, which goes without saying."""
-    return "" if len(kinds) == 1 else "no normalisation" if kind == "none" else f"{kind} norm"
-
-
-def depths(rows: Frame) -> list[int]:
-    """Returns the depths, shallowest first."""
-    return sorted(int(depth) for depth in rows["depth"].unique())
-
-
-def steps(rows: Frame, wanted: Sequence[int] | None, count: int) -> list[int]:
-    """Returns the wanted steps, or the first, an early (geometric middle) and the last all finished runs recorded."""
-    done = finished(rows)
-    recorded = [set(group) for _, group in (done if len(done) else rows).groupby("run")["step"]]
-    common = sorted(set.intersection(*recorded) or set.union(*recorded))
-    if wanted is not None:
-        if unknown := sorted(set(wanted) - set(rows["step"])):
-            raise BadInput(f"step {unknown[0]} was not recorded: choose among {', '.join(map(str, common))}")
-        return list(wanted)
-    early = min(common, key=lambda step: abs(2 * np.log(step) - np.log(common[0] * common[-1])))
-    return sorted({common[0], common[-1]} | ({early} if count == 3 else set()))
-
-
-def logs(values: Any) -> Any:
-    """Returns log10 of the values; nan for what has no finite logarithm."""
+def finite_log10(values: Any) -> Any:
+    """The decimal logarithm of each value; nan for what has no finite one."""
     values = np.asarray(list(values) if not hasattr(values, "__len__") else values, dtype=float)
     return np.log10(values, where=(values > 0) & np.isfinite(values), out=np.full(values.shape, np.nan))
 
 
-def _log_values(rows: Frame) -> Series:
-    return pd.Series(logs(rows["value"]), rows.index)
+def geometric_mean(values: Any) -> float:
+    """The geometric mean of the values that are positive and finite; nan if none is."""
+    logs = finite_log10(values)
+    logs = logs[~np.isnan(logs)]
+    return float(10 ** logs.mean()) if len(logs) else math.nan
 
 
-def wide(rows: Frame, index: str, columns: str) -> Frame:
-    """Returns the geometric mean of the values for each index (down) and column (across); nan where there is none."""
-    return 10 ** _log_values(rows).groupby([rows[index], rows[columns]]).mean().unstack()
+def half_range(values: Series) -> float:
+    """Half the distance from the lowest to the highest value: the spread over seeds that figures and reports print."""
+    return float(values.max() - values.min()) / 2
 
 
-def averages(rows: Frame) -> Frame:
-    """Returns rows whose value is the geometric mean over the seeds, diverged or not apart."""
-    rows = rows.assign(value=_log_values(rows))
-    same = ["net", "normalisation", "depth", "status", "step", "position"]
-    means = rows.groupby(same, as_index=False)["value"].mean()
-    return means.assign(value=10 ** means["value"])
+def end_ratio(first: Series, last: Series) -> float:
+    """How many times the last norm the first is: the geometric mean over runs; nan where a norm is 0 or not finite."""
+    return float(10 ** np.nanmean(ratios)) if np.isfinite(ratios := _log_ratio(first, last)).any() else math.nan
 
 
-def limits(rows: Frame, spare: float = 1) -> tuple[float, float]:
-    """Returns the range to show: that of sane readings, at most `spare` decades more: a diverging run has no bounds."""
-    heights = _log_values(rows)
-    sane = heights[(rows["status"] != "diverged") | (rows["step"] == rows["step"].min())].dropna()
-    if sane.empty:
-        raise BadInput("the table cannot be drawn: no reading is positive and finite")
-    low, high = max(heights.min(), sane.min() - spare), min(heights.max(), sane.max() + spare)
-    room = 0.1 + 0.04 * (high - low)
-    return 10 ** (low - room), 10 ** (high + room)
+def _log_ratio(first: Series, last: Series) -> Any:
+    return finite_log10(first) - finite_log10(last)
 
 
-def times(ratio: float) -> str:
-    """Returns a factor in one digit, as a power of ten where it is far from one."""
-    if not (ratio > 0 and np.isfinite(ratio)):
-        return f"\N{MULTIPLICATION SIGN}{ratio:g}"
-    if 0.001 <= ratio < 10_000:
-        return f"\N{MULTIPLICATION SIGN}{float(f'{ratio:.1g}'):g}"
-    power = str(round(np.log10(ratio))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"\N{MULTIPLICATION SIGN}10{power}"
+# Of runs: one number each
 
 
-def fate(group: Frame, curves: Frame | None = None) -> str:
-    """Says which runs diverged, did not end or (given their curves) read zero; a run with a whole curve is fine."""
-    runs = group.groupby("run")["status"].first()
-    whole = [] if curves is None else list(curves.dropna(axis=1).columns)
-    lost = runs.drop(whole).replace(["running", "queued", "failed"], "unfinished")
-    lost = lost[(lost != "done") | lost.index.isin([] if curves is None else curves.columns)].replace("done", "reads 0")
-    counts = lost.value_counts().sort_index()
-    return ", ".join(name if n == len(runs) else f"{n} of {len(runs)} {name}" for name, n in counts.items())
+def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] = TWINS) -> Series:
+    """The error (a share, 0 to 1) at the end of each run, indexed by the settings `by` and the seed.
+
+    For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last
+    reading. A run that is not done (diverged, failed, under way) has none: nan. A setting that is missing is "".
+    """
+    keys, table = [*by, "seed"], _with_values(table, by)
+    rows = table[table["quantity"] == quantity]
+    last = rows.groupby("run")["step"].transform("max")
+    rows = rows[rows["step"] > 0.9 * last if quantity == "train_error" else rows["step"] == last]
+    everyone = table[[*keys, "status"]].drop_duplicates().set_index(keys)
+    error = rows.groupby(keys)["value"].mean().reindex(everyone.index)
+    return error.where(everyone["status"] == "done").sort_index()
 
 
-def final(rows: Frame) -> Series:
-    """Returns the mean of the last tenth of the steps in percent, for each finished run, indexed by depth and run."""
-    done = finished(rows)
-    late = done[done["step"] > 0.9 * done.groupby("run")["step"].transform("max")]
-    return PERCENT * late.groupby(["depth", "run"])["value"].mean()
+def first_step(table: Frame, quantity: str, below: float, window: int, by: Sequence[str] = TWINS) -> Series:
+    """The first step at which the mean of the last `window` readings of `quantity` is below `below`; nan for never.
+
+    Indexed as `final_error`.
+    """
+    keys, table = [*by, "seed"], _with_values(table, by)
+
+    def find(rows: Frame) -> float:
+        smooth = rows.sort_values("step").set_index("step")["value"].rolling(window).mean()
+        reached = smooth[smooth < below]
+        return float(reached.index[0]) if len(reached) else math.nan
+
+    return table[table["quantity"] == quantity].groupby(keys)[["step", "value"]].apply(find).sort_index()
 
 
-def last(rows: Frame) -> Series:
-    """Returns the last reading in percent for each finished run."""
-    return PERCENT * finished(rows).groupby("run")["value"].last()
+def reading_at(table: Frame, quantity: str, layer: str, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+    """The reading of one layer at one step, indexed as `final_error`; of the whole net where `layer` is ""."""
+    table = _with_values(table, by)
+    rows = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["step"] == step)]
+    return rows.groupby([*by, "seed"])["value"].mean().sort_index()
 
 
-def spread(values: Series) -> str:
-    """Returns mean and half range as text, no finer than the range allows; a dash if there are no values."""
-    if values.empty:
-        return "\N{EN DASH}"
-    half = (values.max() - values.min()) / 2
-    places = 0 if half >= 5 else 1
-    return f"{values.mean():.{places}f}" + (f"\N{PLUS-MINUS SIGN}{half:.{places}f}" if len(values) > 1 else "")
+def run_column(table: Frame, column: str, by: Sequence[str] = TWINS) -> Series:
+    """A column of the table of runs, such as `parameters` or `multiply_adds`, indexed as `final_error`."""
+    runs = _with_values(table, by).drop_duplicates("run")
+    return runs.set_index([*by, "seed"])[column].astype(float).sort_index()
 
 
-def shares(rows: Frame) -> tuple[Series, Series]:
-    """Returns the identity's share of the gradient norm, and the cosine, at each position: means over the runs."""
+def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+    """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
+
+    Positive: the gradient shrinks on its way back to the input. Zeros and what is not finite are not fitted. Raises
+    `BadInput` for a step that was not recorded.
+    """
+
+    def fit(rows: Frame) -> float:
+        height = finite_log10(rows["value"])
+        good = ~np.isnan(height)
+        return float(np.polyfit(rows["position"][good], height[good], 1)[0]) if good.sum() > 1 else math.nan
+
+    return _with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
+
+
+def _with_values(table: Frame, columns: Sequence[str]) -> Frame:
+    return table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in columns})
+
+
+# Of settings: one number, or word, over all seeds
+
+
+def gradient_regime(table: Frame, step: int = 1) -> Series:
+    """`vanishing`, `exploding` or `healthy` for each (net, depth, normalisation), by the slope of `gradient_slope`.
+
+    The side of zero on which its 95 % interval lies, no threshold; healthy where it holds zero. The seeds share one
+    slope and have each a level of their own; the interval is that of the points' scatter about the fit. `undecided`
+    where there are too few points to fit. Raises `BadInput` for a step that was not recorded.
+    """
+    return spine(table, step).groupby(list(TWINS))[["seed", "position", "value"]].apply(_regime)
+
+
+def _regime(rows: Frame) -> str:
+    good = rows.assign(height=finite_log10(rows["value"])).dropna(subset="height")
+    x, y = (good[name] - good.groupby("seed")[name].transform("mean") for name in ("position", "height"))
+    freedom, spread = len(good) - good["seed"].nunique() - 1, float(x @ x)
+    if freedom < 1 or spread == 0:
+        return "undecided"
+    slope = float(x @ y) / spread
+    half = t_quantile(freedom) * math.sqrt(float(((y - slope * x) ** 2).sum()) / freedom / spread)
+    return "vanishing" if slope > half else "exploding" if slope < -half else "healthy"
+
+
+def gradient_ratio(table: Frame, step: int = 1) -> Series:
+    """By how much the gradient changes on its way back: its norm at the first unit over that at the last.
+
+    The geometric mean over seeds, indexed by (net, depth, normalisation); nan where a norm is 0 or not finite. Raises
+    `BadInput` for a step that was not recorded.
+    """
+    ends = spine(table, step).groupby([*TWINS, "seed"])["value"].agg(["first", "last"])
+    return ends.groupby(list(TWINS))[["first", "last"]].apply(lambda rows: end_ratio(rows["first"], rows["last"]))
+
+
+def error_facts(table: Frame) -> dict[str, dict[str, float]]:
+    """The final training and test errors of each net, by depth and normalisation: means over seeds that finished."""
+    facts = {}
+    for quantity in ("train_error", "test_error"):
+        error = final_error(table, quantity).groupby(["net", "normalisation", "depth"]).mean()
+        for (net, normalisation), rows in error.groupby(["net", "normalisation"]):
+            by_depth = {str(depth): float(value) for (_, _, depth), value in rows.items()}
+            facts[f"final {quantity.replace('_', ' ')}, {net}, normalisation {normalisation}"] = by_depth
+    return facts
+
+
+# Seed by seed
+
+
+def per_seed(series: Series, **levels: Any) -> dict[int, float]:
+    """The numbers of one setting, by seed: `per_seed(slope, net="plain", depth=56, normalisation="none")`.
+
+    Raises `BadInput` when the levels do not pick one number a seed.
+    """
+    chosen = series[np.logical_and.reduce([series.index.get_level_values(name) == at for name, at in levels.items()])]
+    seeds = chosen.index.get_level_values("seed")
+    if seeds.has_duplicates:
+        names = ", ".join(map(str, series.index.names))
+        raise BadInput(f"{levels} picks several runs of the same seed: say which by {names}")
+    return {int(seed): float(value) for seed, value in zip(seeds, chosen, strict=True)}
+
+
+def difference(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
+    """`a - b`, seed by seed: twins and depths of one seed saw the same batches. A seed that only one has gives nan."""
+    return {seed: a.get(seed, math.nan) - b.get(seed, math.nan) for seed in sorted({*a, *b})}
+
+
+# Of layers
+
+
+def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
+    """The readings on the spine of each run at one step, a row a reading, sorted by run and position.
+
+    These are the units, or of a net without units the layers of its main path. Raises `BadInput` where there are none.
+    """
+    rows = table[(table["quantity"] == quantity) & (table["step"] == step)]
+    rows = rows[on_spine(rows)]
+    if rows.empty:
+        raise BadInput(f"the table has no {quantity} at step {step}: legal are the steps that were recorded")
+    return rows.sort_values(["run", "position"])
+
+
+def on_spine(rows: Frame) -> Series:
+    """Which rows are of points on the spine of their run's net."""
+    of_run = {run: set(spine_layers(layers)) for run, layers in rows.groupby("run")["layer"]}
+    return pd.Series([layer in of_run[run] for run, layer in zip(rows["run"], rows["layer"], strict=True)], rows.index)
+
+
+def geometric_means(rows: Frame, by: Sequence[str]) -> Series:
+    """The geometric mean of the values for each combination of the columns `by`; nan where no value has a logarithm."""
+    logs: Any = pd.Series(finite_log10(rows["value"]), rows.index)
+    return 10 ** logs.groupby([rows[name] for name in by]).mean()
+
+
+def identity_share(rows: Frame) -> tuple[Series, Series]:
+    """How the gradient came back, at each position: the identity's share of its norm, 0 to 1, and the paths' cosine.
+
+    Share: |identity| / (|identity| + |residual|). Both are means over the runs; nan where the share is.
+    """
     finite = rows[np.isfinite(rows["value"])]
     norms = finite.groupby(["position", "run", "quantity"])["value"].mean().unstack().reindex(columns=list(PATHS))
     share = norms[IDENTITY] / (norms[IDENTITY] + norms[RESIDUAL])
     share, cosine = share.groupby("position").mean(), norms[COSINE].groupby("position").mean()
     return share, cosine.where(share.notna())
-
-
-def error_curves(rows: Frame, window: int) -> tuple[Frame, Frame]:
-    """Returns the percent at each step (down) of each finished and of each other run (across), at most 400 steps.
-
-    Each is the mean of the last `window` steps, and nan where the run has none.
-    """
-    if rows.empty:
-        return pd.DataFrame(), pd.DataFrame()
-    values = PERCENT * rows.groupby(["step", "run"])["value"].mean().unstack().replace(np.inf, np.nan)
-    smooth = values.rolling(window, min_periods=1).mean().where(values.notna())
-    smooth = smooth.iloc[np.unique(np.linspace(0, len(smooth) - 1, 400).astype(int))]
-    done = smooth.columns.isin(finished(rows)["run"])
-    return smooth.loc[:, done], smooth.loc[:, ~done]
-
-
-def conditions(table: Frame) -> list[str]:
-    """Returns what the runs have in common, in words: data, steps, seeds, batch, width, normalisation, divergence."""
-
-    def said(column: str, form: str) -> list[str]:
-        values = sorted(table[column].dropna().unique()) if column in table else []
-        return [form.format("/".join(Path(str(value)).name.removesuffix(".0") for value in values))] if values else []
-
-    runs = readings(table).drop_duplicates("run")
-    lost, seeds = int((runs["status"] == "diverged").sum()), runs["seed"].nunique()
-    steps = said("steps", "{} steps") or [f"{table['step'].max()} steps"]
-    parts = [*said("data", "{}"), *steps, f"{seeds} seed{'s' * (seeds != 1)}"]
-    parts += [*said("batch", "batch {}"), *said("width", "width {}")]
-    parts += [", ".join(kind_name(kind) for kind in kinds(runs))] if "normalisation" in table else []
-    return parts + ([f"{lost} of {len(runs)} runs diverged"] if lost else [])

@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from gradflow.figures import drawing
+from gradflow.figures import layout, style
 
 OTHERS = ("vgg", "nin", "googlenet", "mlp")  # whose colours things have that are no nets
 # Label to its numbers, one a seed; nan for a seed that gave none.
 Numbers = Mapping[str, Sequence[float]]
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def dots(
     panels: Mapping[str, Numbers],
     title: str = "",
@@ -34,7 +34,7 @@ def dots(
     """
     lines = -(-len(panels) // columns)
     height = 0.75 + 0.27 * max(len(rows) for rows in panels.values())
-    figure, axes = drawing.grid(lines, min(columns, len(panels)), height, title, note)
+    figure, axes = layout.grid(lines, min(columns, len(panels)), height, title, note)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     for ax, (name, rows) in zip(axes.flat, panels.items(), strict=False):
@@ -48,7 +48,7 @@ def dots(
             words = f"{mean:,.0f}" if mean >= 1000 else f"{round(mean, 6):.3g}" if len(values) else "no number"
             ax.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
         if limits and name in limits:
-            ax.axvline(limits[name], color=drawing.GREY, linestyle=(0, (4, 2)), linewidth=1.2)
+            ax.axvline(limits[name], color=style.GREY, linestyle=(0, (4, 2)), linewidth=1.2)
         ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
         ax.set_yticklabels(rows)
         ax.grid(axis="y", visible=False)
@@ -57,11 +57,11 @@ def dots(
             ax.xaxis.set_minor_locator(NullLocator())
         else:
             ax.margins(x=0.08)
-        drawing.heading(ax, "", name)
+        layout.heading(ax, [name])
     return figure
 
 
-@matplotlib.rc_context(drawing.STYLE)
+@matplotlib.rc_context(style.STYLE)
 def lines(
     panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
     across: str,
@@ -76,7 +76,7 @@ def lines(
     `panels[name][label][x]` are the numbers at x, one a seed. Labels stand at the lines' ends.
     """
     height = 3.2
-    figure, axes = drawing.grid(1, len(panels), height, title, note, sharex=True, sharey=True)
+    figure, axes = layout.grid(1, len(panels), height, title, note, sharex=True, sharey=True)
     ends: dict[Any, list] = {}
     for ax, (name, curves) in zip(axes[0], panels.items(), strict=True):
         ax.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
@@ -94,17 +94,17 @@ def lines(
             means = [float(np.mean(values)) for values in good.values()]
             ax.plot(list(good), means, color=colour, linewidth=1.8)
             ends[ax].append((max(good), means[-1], label, colour))
-        drawing.heading(ax, "", name)
+        layout.heading(ax, [name])
     for ax in axes[0]:  # labels need the limits that will be drawn
         ax.autoscale_view()
         ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     for ax, labels in ends.items():
-        drawing.end_labels(ax, labels, side=1, panel=height)
-    drawing.outer_labels(figure, axes, across, up)
+        layout.end_labels(ax, labels, side=1, panel=height)
+    layout.outer_labels(figure, axes, across, up)
     return figure
 
 
 def _colour(label: str, place: int = 0) -> Any:
     """That of the net which the label names, or else one by its place that is neither plain's nor residual's."""
     named = label.split(",")[0].split(" ")[0].split("-")[0]
-    return drawing.shade(named if named in (*drawing.NET_COLOURS, "mlp") else OTHERS[place % len(OTHERS)])
+    return style.shade(named if named in (*style.NET_COLOURS, "mlp") else OTHERS[place % len(OTHERS)])

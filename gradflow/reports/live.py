@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,9 +17,14 @@ _STATE = {"done": "green", "diverged": "yellow", "failed": "red"}
 
 
 class View:
-    """A context manager called with each event of a sweep: a live table on a terminal, plain lines elsewhere."""
+    """A context manager called with each event of a sweep: a live table on a terminal, plain lines elsewhere.
 
-    def __init__(self, total: int, finished: int):
+    `labels` name the runs by their folders' names, as `gradflow.runs.variation.labels` does: by what tells them apart.
+    A run without one is called by its folder's name without the hash.
+    """
+
+    def __init__(self, total: int, finished: int, labels: Mapping[str, str] | None = None):
+        self.labels = labels or {}
         self.total, self.finished, self.already = total, finished, finished
         self.begun = time.monotonic()
         self.current: dict[str, dict[str, Any]] = {}
@@ -45,7 +51,7 @@ class View:
         elif kind in _STATE or kind == "busy":
             last = self.current.pop(name, None)
             if kind == "busy":
-                self._print(f"{_short(name)}: another command is running it; left to that one")
+                self._print(f"{self._label(name)}: another command is running it; left to that one")
             else:
                 self.finished += 1
                 self._print(self._ended(name, kind, event, last))
@@ -53,7 +59,7 @@ class View:
             self.live.update(self._table())
 
     def _ended(self, name: str, kind: str, event: dict[str, Any], last: dict[str, Any] | None) -> Text:
-        text = Text(f"[{self.finished}/{self.total}] ") + Text(f"{kind:8} ", _STATE[kind]) + Text(_short(name))
+        text = Text(f"[{self.finished}/{self.total}] ") + Text(f"{kind:8} ", _STATE[kind]) + Text(self._label(name))
         if last and "step" in last:
             step = "" if kind == "done" else f"  step {last['step']}"
             text.append(f"{step}  loss {number(last['loss'])}  error {last['train_error']:.3f}  ")
@@ -74,12 +80,15 @@ class View:
             table.add_column(heading, no_wrap=True)
         for name, event in self.current.items():
             if event["event"] == "started":
-                table.add_row(_short(name), "starts", "", "", "(compiling)")
+                table.add_row(self._label(name), "starts", "", "", "(compiling)")
                 continue
             step, error = f"{event['step']}/{event['steps']}", f"{event['train_error']:.3f}"
-            table.add_row(_short(name), step, number(event["loss"]), error, _norms(event["norms"], self.bars))
+            table.add_row(self._label(name), step, number(event["loss"]), error, _norms(event["norms"], self.bars))
         done = Text(f"{self.finished} of {self.total} runs done, {self._left()}", "dim")
         return Group(table, done) if self.current else Group(done)
+
+    def _label(self, name: str) -> str:
+        return self.labels.get(name, name.rpartition("-")[0])
 
     def _left(self) -> str:
         done = (
@@ -93,14 +102,9 @@ class View:
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
-def _short(name: str) -> str:
-    """A folder's name without the hash."""
-    return name.rpartition("-")[0]
-
-
 def _norms(norms: list[float], bars: int) -> str:
-    from gradflow.figures import plot
+    from gradflow.figures.sparkline import shorten, sparkline
 
     if not norms:
         return ""
-    return f"{number(norms[0])} {plot.sparkline(plot.shorten(norms, bars))} {number(norms[-1])}"
+    return f"{number(norms[0])} {sparkline(shorten(norms, bars))} {number(norms[-1])}"

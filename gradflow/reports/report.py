@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gradflow.claims.experiment import Experiment
+from gradflow.claims.statistics import IDENTITY
 from gradflow.claims.verdict import Finding, Verdict
 from gradflow.figures import plot
 from gradflow.runs import files
@@ -37,7 +38,7 @@ def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
     return [f"{name}.svg" for name in figures]
 
 
-def sweep_figures(frame: pd.DataFrame) -> dict[str, Any]:
+def sweep_figures(frame: Any) -> dict[str, Any]:
     """What is drawn of a sweep that nobody made a claim about: every figure that its runs have readings for."""
     draw: dict[str, Callable[..., Any]] = {
         "gradient_norm": plot.gradient_curves,
@@ -45,7 +46,7 @@ def sweep_figures(frame: pd.DataFrame) -> dict[str, Any]:
         "paths": plot.paths,
         "errors": plot.errors,
     }
-    if not frame[frame.net == "residual"].size:
+    if not (frame["quantity"] == IDENTITY).any():
         del draw["paths"]
     return {name: function(frame, note=plot.caption(frame)) for name, function in draw.items()}
 

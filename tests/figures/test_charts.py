@@ -21,6 +21,7 @@ def lines_of(ax: Any, marker: str) -> list[tuple[list[float], list[float]]]:
 def test_a_dot_is_a_seed_and_a_bar_the_mean():
     figure: Any = charts.dots(PANELS, title="A title", note="a note", limits={"other": 6.5})
     first, second = figure.axes
+    assert [ax.get_title("left") for ax in figure.axes] == list(PANELS)
     assert [label.get_text() for label in first.get_yticklabels()] == ["mlp, in order", "cnn"]
     assert lines_of(first, "o") == [([3.0, 5.0], [0, 0]), ([2.0], [1])]
     assert lines_of(first, "|") == [([4.0], [0]), ([2.0], [1])]
@@ -34,6 +35,7 @@ def test_a_dot_is_a_seed_and_a_bar_the_mean():
 def test_a_line_goes_through_the_means_and_ends_in_its_name():
     figure: Any = charts.lines(CURVES, "step", "error", log_x=True)
     left, right = figure.axes
+    assert [ax.get_title("left") for ax in figure.axes] == list(CURVES)
     assert left.get_xscale() == "log"
     assert left.get_yscale() == "linear"
     through = [(list(x), list(y)) for x, y in lines_of(left, "None")]

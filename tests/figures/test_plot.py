@@ -10,9 +10,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
 
-from gradflow.claims import statistics as rows
+from gradflow.claims import statistics
 from gradflow.errors import BadInput
-from gradflow.figures import drawing, plot
+from gradflow.figures import layout, plot, rows, style, text
+from gradflow.figures.sparkline import shorten, sparkline
 
 STEPS = (1, 2, 4, 8, 16, 20)
 LOST = "residual-18-1"  # the run that diverges after step 8
@@ -133,13 +134,13 @@ def test_depth_labels_do_not_overlap(table):
 
 
 def test_labels_move_no_more_than_they_must():
-    assert drawing.apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
-    assert drawing.apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert layout.apart(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
+    assert layout.apart(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
 
 
 def test_labels_stay_within_the_panel():
-    assert drawing.apart(np.array([0.0, 0.0]), 0.1) == pytest.approx([0.0, 0.1])
-    assert drawing.apart(np.array([0.98, 1.0]), 0.1) == pytest.approx([0.9, 1.0])
+    assert layout.apart(np.array([0.0, 0.0]), 0.1) == pytest.approx([0.0, 0.1])
+    assert layout.apart(np.array([0.98, 1.0]), 0.1) == pytest.approx([0.9, 1.0])
 
 
 def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
@@ -149,7 +150,7 @@ def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
     figure = plot.gradient_curves(table.assign(value=values), steps=[1])
     words = [{text.get_text() for text in ax.texts} for ax in figure.axes]
     assert words == [{"8 ×10⁻⁵", "18 ×10⁻⁵"}, {"8 ×100", "18 ×100"}]
-    assert [rows.times(x) for x in (0.0034, 1.2, 2600, 26_000)] == ["×0.003", "×1", "×3000", "×10⁴"]
+    assert [text.format_ratio(x) for x in (0.0034, 1.2, 2600, 26_000)] == ["×0.003", "×1", "×3000", "×10⁴"]
 
 
 def test_a_run_under_way_has_no_final_error_and_is_in_no_mean(table):
@@ -292,19 +293,19 @@ def test_paths_of_plain_nets_are_bad_input():
 
 
 def test_sparkline_rises_with_an_exponential_and_marks_gaps():
-    bars = plot.sparkline([10.0**n for n in range(8)])
+    bars = sparkline([10.0**n for n in range(8)])
     assert list(bars) == sorted(bars)
     assert len(set(bars)) == 8
-    assert plot.sparkline([1, 0, 10, np.inf, np.nan, -1])[1::2] == "   "
-    assert plot.sparkline([0.0, np.nan]) == "  "
-    assert plot.sparkline([]) == ""
-    assert set(plot.sparkline([1.0, 1.05, 0.95])) <= set("▄▅")  # noise stays in the middle
+    assert sparkline([1, 0, 10, np.inf, np.nan, -1])[1::2] == "   "
+    assert sparkline([0.0, np.nan]) == "  "
+    assert sparkline([]) == ""
+    assert set(sparkline([1.0, 1.05, 0.95])) <= set("▄▅")  # noise stays in the middle
 
 
 def test_shorten_takes_geometric_means():
-    assert plot.shorten([1, 100, 10, 1000], 2) == pytest.approx([10, 100])
-    assert plot.shorten([1, 2], 5) == pytest.approx([1, 2])
-    assert np.isnan(plot.shorten([0, 0], 1)).all()
+    assert shorten([1, 100, 10, 1000], 2) == pytest.approx([10, 100])
+    assert shorten([1, 2], 5) == pytest.approx([1, 2])
+    assert np.isnan(shorten([0, 0], 1)).all()
 
 
 def test_save_writes_png_and_refuses_what_it_cannot_write(table, tmp_path):
@@ -322,7 +323,7 @@ def test_caption_says_what_was_run(table):
     words = plot.caption(table, "gradflow run depth_sweep").replace("\N{NO-BREAK SPACE}", " ").split(" \N{MIDDLE DOT} ")
     assert words == [
         *("digits", "20 steps", "2 seeds", "batch 64", "width 16", "batch norm"),
-        *("1 of 8 runs diverged", "gradflow run depth_sweep"),
+        *("plain/residual", "depth 8/18", "1 of 8 runs diverged", "gradflow run depth_sweep"),
     ]
 
 
@@ -338,7 +339,7 @@ def test_what_reads_zero_is_said_and_left_blank(table):
     table = table.assign(value=table.value.where(~dead | (table.quantity == "path_cosine"), 0.0))
     assert "8 reads 0" in texts(plot.gradient_curves(table))
     assert panel(plot.film(table), "residual 8, blank: reads 0")
-    share, cosine = rows.shares(rows.only(rows.path_readings(table), net="residual", depth=8, step=1))
+    share, cosine = statistics.identity_share(rows.only(rows.path_readings(table), net="residual", depth=8, step=1))
     assert list(share.isna()) == list(cosine.isna()) == [False, True, False]
 
 
@@ -353,11 +354,10 @@ def contrast(first, second) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("net", [*drawing.NET_COLOURS, "another"])
+@pytest.mark.parametrize("net", [*style.NET_COLOURS, "another"])
 def test_every_shade_stands_out_on_white_and_on_dark(net):
-    depths = (8, 18, 34, 56, 110)
-    shades = [drawing.shade(net, depth, depths) for depth in depths]
+    shades = [style.shade(net, place, 5) for place in range(5)]
     assert all(contrast(shade, page) > 2.2 for shade in shades for page in ("white", "#0d1117"))
     darkness = [contrast(shade, "white") for shade in shades]
     assert darkness == sorted(darkness)
-    assert all(contrast(drawing.GREY, page) > 4.2 for page in ("white", "#0d1117"))
+    assert all(contrast(style.GREY, page) > 4.2 for page in ("white", "#0d1117"))

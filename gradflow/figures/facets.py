@@ -1,0 +1,111 @@
+"""Which run is drawn where: panels side by side by net, lines by one setting that varies, rows of panels by the others.
+
+Nothing is known here of any setting but `net` and `depth`: what is told apart follows from the runs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradflow.figures import rows
+from gradflow.runs import variation
+
+# pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
+Frame = Any
+TWIN_NETS = ("plain", "residual")  # first, and in this order: the figures compare them
+
+
+@dataclass(frozen=True)
+class Facets:
+    """The readings to draw, each with the place of its run, and every place in words."""
+
+    frame: Frame  # columns run, seed, status and those of a reading; `column`, `line` and `row` count from 0
+    nets: list[str]  # by column: what is coloured
+    columns: list[str]  # the net, with its depth where no line says it
+    line: str  # the setting that the lines differ by, in words; "" where there is none
+    values: list[str]  # of that setting, by line
+    phrases: list[str]  # the same in words that stand alone; "", as in `values`, for a net without that setting
+    numbers: list[float] | None  # the same as numbers; None where a value is none
+    rows: list[str]  # the settings that tell rows of panels apart; "" for the only row, which goes without saying
+    depth: float  # of the deepest net, in layers; nan where no net has a depth
+
+    def at(self, **places: int) -> Frame:
+        """The readings at a `column`, a `line` and a `row`, or at all of those that are not named."""
+        return rows.only(self.frame, **places)
+
+    def panel(self, column: int, line: int) -> str:
+        """A net and the value of a line in words: `plain 56`, or `plain 8, learning rate 0.001`."""
+        if self.line == "depth":
+            return f"{self.columns[column]} {self.values[line]}".strip()
+        return ", ".join(part for part in (self.columns[column], self.phrases[line]) if part)
+
+    def say(self, line: int, words: str, between: str = "") -> str:
+        """What stands at a line: its value and what is said of it: `56 ×300`, `0.001: ×2`."""
+        between = between or (" " if self.line == "depth" else ": ")
+        return between.join(part for part in (self.values[line], words) if part)
+
+
+def facets(readings: Frame) -> Facets:
+    """The places of all runs of a table of readings.
+
+    The lines are those of depth where it varies, else of the first setting that does, one with numbers if there is one.
+    """
+    runs = readings.drop_duplicates("run")
+    nets = sorted(variation.values(runs, "net"), key=lambda net: (net not in TWIN_NETS, str(net)))
+    others = [key for key in variation.keys(runs) if key != "net"]
+    line = _line(runs, others)
+    settings = [key for key in others if key != line]
+    lines: list[Any] = variation.values(runs, line) if line else [None]
+    places = runs[["run"]].assign(
+        column=_number(runs, "net", nets), line=_number(runs, line, lines) if line else 0, row=_rows(runs, settings)
+    )
+    first = runs.iloc[np.unique(places["row"], return_index=True)[1]].to_dict("records") if settings else [{}]
+    names = {key: variation.phrases(key, variation.values(runs, key)) for key in settings}
+    said: dict[Any, str] = variation.phrases(line, lines) if line else {None: ""}
+    kept = ["run", "step", "layer", "position", "quantity", "value", "seed", "status"]
+    return Facets(
+        frame=readings[kept].merge(places, on="run", how="left"),
+        nets=[variation.text(net) for net in nets],
+        columns=[_column(runs, net, line) for net in nets],
+        line=line.replace("_", " "),
+        values=[_value(runs, line, value) for value in lines],
+        phrases=[said[value] if _value(runs, line, value) else "" for value in lines],
+        numbers=[float(value) for value in lines] if all(map(_is_number, lines)) else None,
+        rows=[variation.label(row, settings, names) if settings else "" for row in first],
+        depth=float(runs["depth"].max()) if "depth" in runs else np.nan,
+    )
+
+
+def _line(runs: Frame, keys: list[str]) -> str:
+    if "depth" in keys or not keys:
+        return "depth" if "depth" in runs and runs["depth"].notna().any() else ""
+    numeric = [key for key in keys if all(value is None or _is_number(value) for value in variation.values(runs, key))]
+    return (numeric or keys)[0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(runs: Frame, setting: str, ordered: list[Any]) -> list[int]:
+    return [ordered.index(variation.clean(value)) for value in runs[setting]]
+
+
+def _rows(runs: Frame, settings: list[str]) -> Any:
+    """The number of the combination of values of each run, in the order of the values."""
+    if not settings:
+        return 0
+    ranks = np.array([_number(runs, key, variation.values(runs, key)) for key in settings]).T
+    return np.unique(ranks, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _column(runs: Frame, net: Any, line: str) -> str:
+    own = runs[[variation.clean(value) == net for value in runs["net"]]]
+    depths = variation.values(own, "depth") if "depth" in runs and line != "depth" else []
+    return variation.label({"net": net, "depth": depths[0] if len(depths) == 1 else None}, [])
+
+
+def _value(runs: Frame, line: str, value: Any) -> str:
+    """What stands at a line; nothing where the net has no such setting."""
+    return variation.text(value) if line and value in variation.chosen(runs, line) else ""
