@@ -16,7 +16,7 @@ from gradflow.commands.arguments import Choices, NetChoices, parse
 from gradflow.errors import BadInput
 
 if TYPE_CHECKING:
-    from gradflow.runs.settings import Run
+    from gradflow.runs.sweep import Records
 
 # None is whatever the hint says: what stands in the help in the place of it.
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
@@ -83,11 +83,11 @@ def run(
     if chosen.measure:
         frame, made = _measure(chosen, preset, folder, settings.given, seeds)
     else:
-        runs = experiments.make_runs(chosen, preset, settings.given, seeds)
-        failed = _execute(runs, folder, workers, checkpoint_seconds)
-        if failed == len(runs):
+        records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
+        failed = _execute(records, workers, checkpoint_seconds)
+        if failed == len(records):
             return EXIT_RUN_FAILED
-        frame, made = sweep.published(runs, folder), _made(runs, folder)
+        frame, made = sweep.publish(records, folder), _provenance(records)
     verdict = report.write(folder, frame, chosen, made)
     for finding in verdict.findings:
         print(report.line(finding))
@@ -116,16 +116,18 @@ def sweep(
         checkpoint_seconds: how much work a crash may lose.
     """
     from gradflow.reports import report
+    from gradflow.reports.summary import summary
     from gradflow.runs import grid as grids
     from gradflow.runs import sweep as sweeps
 
-    runs = grids.grid(seeds, **settings.given)
     folder = results / name
-    failed = _execute(runs, folder, workers, checkpoint_seconds)
-    if failed == len(runs):
+    records = sweeps.records(grids.grid(seeds, **settings.given), folder)
+    failed = _execute(records, workers, checkpoint_seconds)
+    if failed == len(records):
         return EXIT_RUN_FAILED
-    frame = sweeps.published(runs, folder)
+    frame = sweeps.publish(records, folder)
     report.draw(folder, report.sweep_figures(frame))
+    print(summary(frame))
     print(f"tables and figures: {folder}")
     return EXIT_RUN_FAILED if failed else 0
 
@@ -204,17 +206,18 @@ def stopwatch(settings: Positional[str]) -> int:
     return 0
 
 
-def _execute(runs: "list[Run]", folder: Path, workers: int | None, checkpoint_seconds: float) -> int:
+def _execute(records: "Records", workers: int | None, checkpoint_seconds: float) -> int:
+    """Runs what is not finished, shows how far it is, and returns how many runs failed."""
     from gradflow.reports.live import View
-    from gradflow.runs import sweep
+    from gradflow.runs import sweep, variation
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
-    records = sweep.records(runs, folder)
-    with View(len(records), sum(record.finished for _, record in records.values())) as view:
-        outcome = sweep.execute(runs, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
-    for name, reason in outcome.reasons.items():
-        print(f"failed: {name}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
-    return len(outcome.reasons)
+    labels = dict(zip(records, variation.labels([run.settings for run, _ in records.values()]), strict=True))
+    with View(len(records), sum(record.finished for _, record in records.values()), labels) as view:
+        failures = sweep.execute(records, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
+    for name, reason in failures.items():
+        print(f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
+    return len(failures)
 
 
 def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
@@ -226,7 +229,7 @@ def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any]
     begun = time.monotonic()
     tables = experiment.measured(chosen, preset, folder, settings, seeds)
     table.publish(folder, *tables)
-    made = report.made_by(_command(), time.monotonic() - begun, platform.machine())
+    made = report.provenance(_command(), time.monotonic() - begun, platform.machine())
     return table.load(folder), made
 
 
@@ -234,14 +237,12 @@ def _command() -> str:
     return shlex.join(["gradflow", *sys.argv[1:]])
 
 
-def _made(runs: "list[Run]", folder: Path) -> dict[str, Any]:
+def _provenance(records: "Records") -> dict[str, Any]:
     from gradflow.reports import report
-    from gradflow.runs import sweep
 
-    records = [record for _, record in sweep.records(runs, folder).values()]
-    machine = next((record.config["machine"] for record in records if record.config), {})
-    seconds = sum(record.status.get("seconds", 0) for record in records)
-    return report.made_by(_command(), seconds, machine)
+    machine = next((record.config["machine"] for _, record in records.values() if record.config), {})
+    seconds = sum(record.status.get("seconds", 0) for _, record in records.values())
+    return report.provenance(_command(), seconds, machine)
 
 
 VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe, "doctor": doctor}

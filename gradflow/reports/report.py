@@ -19,7 +19,7 @@ from gradflow.runs import files
 def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any]) -> Verdict:
     """Judges the table, draws it and writes all of it into `results`; returns the verdict.
 
-    `made` says how the table was made: see `made_by`.
+    `made` says how the table was made: see `provenance`.
     """
     frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
@@ -51,7 +51,7 @@ def sweep_figures(frame: Any) -> dict[str, Any]:
     return {name: function(frame, note=plot.caption(frame)) for name, function in draw.items()}
 
 
-def made_by(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:
     """How results came about: command, date, seconds that the runs took added up, kind of machine and versions."""
     return {
         "command": command,

@@ -13,8 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from gradflow.errors import BadInput
 from gradflow.training import platform
 
 # "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
@@ -22,10 +25,16 @@ Event = dict[str, Any]
 
 
 class Pool:
-    """Worker processes that live as long as the sweep."""
+    """A context manager: worker processes that live as long as the sweep and share the cores evenly.
 
-    def __init__(self, size: int, cores: int):
-        self.cores = [range(i * cores, (i + 1) * cores) for i in range(size)]
+    `workers` and the `cores` that they share: see `count_workers`; by default all that this process may use.
+    """
+
+    def __init__(self, workers: int | None = None, cores: int | None = None):
+        cores = platform.cores() if cores is None else cores
+        size = count_workers(workers, cores)
+        share = cores // size
+        self.cores = [range(i * share, (i + 1) * share) for i in range(size)]
         self.processes: list[subprocess.Popen | None] = [None] * size
         self.spawned: list[subprocess.Popen] = []
         self.events: queue.Queue[tuple[int, subprocess.Popen, Event | None]] = queue.Queue()
@@ -95,7 +104,10 @@ class Pool:
         process.wait()
         self.events.put((worker, process, None))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Ends the workers: an idle one at once, a busy one after a checkpoint."""
         for process in self.spawned:
             process.terminate()
@@ -116,3 +128,17 @@ def _death(code: int) -> str:
 
 def _kind(job: Event) -> str:
     return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)
+
+
+def count_workers(workers: int | None, cores: int) -> int:
+    """The number of workers, by default as many as cores, or one where there is an accelerator.
+
+    Raises `BadInput` for more than cores, or fewer than one.
+    """
+    if workers is None:
+        # Looking for the device files keeps this process from claiming the accelerator that its worker needs.
+        accelerator = any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "kfd", "accel[0-9]*"))
+        return 1 if accelerator else cores
+    if not 1 <= workers <= cores:
+        raise BadInput(f"workers {workers} is not legal: this machine has cores for 1 to {cores}")
+    return workers

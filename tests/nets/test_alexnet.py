@@ -260,8 +260,8 @@ def test_images_of_another_size_are_refused():
 
 
 def test_training_on_the_digits_learns():
-    given = {"normalisation": "batch", "initialisation": "he"}
-    run = gf.Run(net="alexnet", **given, width=12, steps=30, batch=32, learning_rate=0.02, dropout=0.2, evaluations=0)
+    given: dict[str, Any] = {"normalisation": "batch", "initialisation": "he", "width": 12}
+    run = gf.Run(net="alexnet", **given, steps=30, batch=32, learning_rate=0.02, dropout=0.2, evaluations=0)
     losses = [reading.loss for reading in gf.train(run)]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 

@@ -12,9 +12,9 @@ from naive import build, check, digits, signals
 
 import gradflow as gf
 from gradflow import nets
-from gradflow.claims import statistics as rows
 from gradflow.commands import describe
 from gradflow.errors import BadInput
+from gradflow.figures import rows
 from gradflow.nets.layers import atoms as layers
 from gradflow.nets.layers import initialisers, normalisations
 from gradflow.training import step as training

@@ -125,15 +125,14 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
 
 
 def test_the_workers_share_the_cores():
-    total, default = sweep._count_workers(None)
-    assert total == len(os.sched_getaffinity(0))
-    assert 1 <= default <= total
-    assert sweep._count_workers(1) == (total, 1)
+    total = len(os.sched_getaffinity(0))
+    assert 1 <= len(pool.Pool().cores) <= total
+    assert [list(part) for part in pool.Pool(1).cores] == [list(range(total))]
     for workers in (0, -1, total + 1):
         with pytest.raises(BadInput, match=f"workers {workers} is not legal: this machine has cores for 1 to {total}"):
-            sweep._count_workers(workers)
+            pool.Pool(workers)
     for size in range(1, 5):
-        cores = [core for part in pool.Pool(size, 8 // size).cores for core in part]
+        cores = [core for part in pool.Pool(size, cores=8).cores for core in part]
         assert len(cores) == len(set(cores)) == size * (8 // size)
         assert set(cores) <= set(range(8))
 
