@@ -1,6 +1,6 @@
 """The hook: an identity with a side argument, the sink, whose gradient is defined to be a reading of the gradient.
 
-A net names the points of its spine, `x = hook("block03", x)`. With `silent` nothing happens. With a `Recorder` the
+A net names the points of its spine, `x = hook("block03", x)`. With `no_hook` nothing happens. With a `Recorder` the
 point also leaves a summary of the activation on the way forward and, through the sink, the norm of its gradient on the
 way back, so one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No buffer of
 the size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a sharded
@@ -22,18 +22,18 @@ Sinks = dict[str, jax.Array]
 SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
 # A branch that does not come back: its points go on from where it leaves, and the main path knows nothing of it.
 SIDE_BRANCH = "auxiliary"
-JOINT = "+"  # between the names of equal units that are one scan
+STACK_MARK = "+"  # between the names of equal units that are one scan
 OPEN, CLOSED = 0, 1  # a sink that is read at this step, and one that nobody reads
 _LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
-def separate(name: str) -> tuple[str, ...]:
+def unstacked_names(name: str) -> tuple[str, ...]:
     """The names behind a joint one: of `a+b/part` they are `a/part` and `b/part`; of any other it is itself."""
     units, slash, part = name.partition("/")
-    return tuple(unit + slash + part for unit in units.split(JOINT))
+    return tuple(unit + slash + part for unit in units.split(STACK_MARK))
 
 
-def silent(name: str, x: jax.Array) -> jax.Array:
+def no_hook(name: str, x: jax.Array) -> jax.Array:
     """The hook that leaves everything alone: what a net uses when nobody listens."""
     del name
     return x
@@ -119,7 +119,7 @@ def _deviation(x, mean, count):
     return jax.lax.cond(_safe(squares) & (variance > 0.1 * jnp.square(mean)), lambda x: jnp.sqrt(variance), careful, x)
 
 
-def _once(name: str, seen: Mapping[str, Any]) -> None:
+def _require_new(name: str, seen: Mapping[str, Any]) -> None:
     if name in seen:
         raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
 
@@ -136,7 +136,7 @@ class Recorder:
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
         """`x` itself, recorded."""
-        _once(name, self.forward)
+        _require_new(name, self.forward)
         if name not in self.sinks:
             raise ValueError(f"no sink for {name!r}: make the sinks from the points of this very net")
         sink = self.sinks[name]
@@ -172,10 +172,10 @@ class _Search:
         return x
 
     def _add(self, point: Point) -> None:
-        _once(point.name, self.found)
+        _require_new(point.name, self.found)
         self.found[point.name] = point
 
-    def again(self, names: Sequence[str], known: int, passed: int) -> None:
+    def repeat(self, names: Sequence[str], known: int, passed: int) -> None:
         """Equal units: the points after the first `known` were of the unit `names[0]`, entered at position `passed`."""
         points, layers = list(self.found.values())[known:], self.passed["main"] - passed
         for i, name in enumerate(names[1:], start=1):
@@ -201,12 +201,12 @@ def make_sinks(points: Iterable[Point], rows: Iterable[str] = (), read: Any = Tr
 
     Where units are one scan, which the joint names in `rows` say, a point of theirs has one sink with an entry a unit.
     """
-    row = {unit: joint for joint in rows for unit in separate(joint)}
+    row = {unit: joint for joint in rows for unit in unstacked_names(joint)}
     sinks: Sinks = {}
     for point in points:
         unit, slash, part = point.name.partition("/")
         name = row.get(unit, unit) + slash + part
-        shape = (len(separate(name)),) if unit in row else ()
+        shape = (len(unstacked_names(name)),) if unit in row else ()
         dtype = jnp.promote_types(point.dtype, jnp.float32)
         sinks[name] = jnp.broadcast_to(jnp.where(read, OPEN, CLOSED).astype(dtype), shape)
     return sinks
@@ -222,7 +222,7 @@ def checkpoint(body: Callable[[Hook, Any], Any], hook: Hook, x: Any) -> Any:
     if not isinstance(hook, Recorder):
         return jax.checkpoint(lambda x: body(hook, x))(x)
     y, forward = jax.checkpoint(inner)(x, hook.sinks)
-    _adopt(hook, forward)
+    _add_summaries(hook, forward)
     return y
 
 
@@ -239,23 +239,23 @@ def scan(
     `body(hook, carry, unit) -> (carry, out)` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that
     in the i-th unit; the sinks are those of `make_sinks(points, rows=["+".join(names)])`. `stacked` holds the units'
     parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the way back
-    computes anew all but what has that `checkpoint_name`. For a hook that is neither `silent` nor a `Recorder` (a
+    computes anew all but what has that `checkpoint_name`. For a hook that is neither `no_hook` nor a `Recorder` (a
     function that looks) the stack is unrolled.
     """
     if isinstance(hook, _Search):  # nothing is computed: one unit tells of all
         known, passed = len(hook.found), hook.passed["main"]
         unit = jax.tree.map(lambda leaf: leaf[0], stacked)
         carry, out = body(lambda part, x: hook(names[0] + part, x), carry, unit)
-        hook.again(names, known, passed)
+        hook.repeat(names, known, passed)
         return carry, jax.tree.map(lambda leaf: jnp.stack([leaf] * len(names)), out)
-    if not (hook is silent or isinstance(hook, Recorder)):
+    if not (hook is no_hook or isinstance(hook, Recorder)):
         outs = []
         for i, name in enumerate(names):
             named = lambda part, x, name=name: hook(name + part, x)  # noqa: E731
             carry, out = body(named, carry, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
             outs.append(out)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
-    row = JOINT.join(names)
+    row = STACK_MARK.join(names)
     sinks: dict[str, jax.Array] = {}
     if isinstance(hook, Recorder):
         own = [name for name in hook.sinks if name == row or name.startswith(row + "/")]
@@ -263,7 +263,7 @@ def scan(
 
     def step(carry, unit_and_sinks):
         unit, sinks = unit_and_sinks
-        recorder = Recorder(sinks) if isinstance(hook, Recorder) else silent
+        recorder = Recorder(sinks) if isinstance(hook, Recorder) else no_hook
         carry, out = body(recorder, carry, unit)
         return carry, (out, getattr(recorder, "forward", {}))
 
@@ -272,11 +272,11 @@ def scan(
         step = jax.checkpoint(step, prevent_cse=False, policy=policy)
     carry, (out, forward) = jax.lax.scan(step, carry, (stacked, sinks))
     if isinstance(hook, Recorder):
-        _adopt(hook, {row + part: values for part, values in forward.items()})
+        _add_summaries(hook, {row + part: values for part, values in forward.items()})
     return carry, out
 
 
-def _adopt(hook: Recorder, forward: Mapping[str, jax.Array]) -> None:
+def _add_summaries(hook: Recorder, forward: Mapping[str, jax.Array]) -> None:
     for name in forward:
-        _once(name, hook.forward)
+        _require_new(name, hook.forward)
     hook.forward.update(forward)

@@ -1,6 +1,6 @@
 """What is read off one training step: (activations, their gradients, weights, updates) to named quantities.
 
-Two pure functions: `Places.of` says once, on the host, where a net is read; `measure` says, inside the step, what.
+Two pure functions: `ReadingSpec.of` says once, on the host, where a net is read; `measure` says, inside the step, what.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.errors import BadInput
-from gradflow.hooks import JOINT, Point, norm, separate
+from gradflow.hooks import STACK_MARK, Point, norm, unstacked_names
 
 
 class Quantity(NamedTuple):
@@ -44,7 +44,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Places:
+class ReadingSpec:
     """Where a net is read: the names behind the vectors of `measure`, in the order of the forward pass."""
 
     activations: tuple[str, ...]
@@ -53,13 +53,13 @@ class Places:
     position: Mapping[str, int]
 
     @classmethod
-    def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "Places":
+    def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "ReadingSpec":
         """From a net's hook points and the names of its weighted layers.
 
         Raises `BadInput` for a layer whose name is that of no point, as nobody could say where in the net it is.
         """
         position, layers = {point.name: point.position for point in points}, tuple(layers)
-        if missing := [one for name in layers for one in separate(name) if one not in position]:
+        if missing := [one for name in layers for one in unstacked_names(name) if one not in position]:
             raise BadInput(
                 f"this net has weights at {missing[0]!r} and no point of that name: "
                 f"where they are used it must call hook({missing[0]!r}, response)"
@@ -68,7 +68,7 @@ class Places:
         return cls(
             activations=tuple(name for name in position if name not in paths),
             units=tuple(name.removesuffix("/residual") for name in paths if name.endswith("/residual")),
-            layers=tuple(sorted((one for name in layers for one in separate(name)), key=list(position).index)),
+            layers=tuple(sorted((one for name in layers for one in unstacked_names(name)), key=list(position).index)),
             position=position,
         )
 
@@ -89,24 +89,26 @@ def spine(points: Iterable[str]) -> list[str]:
     return units or main
 
 
-def measure_flow(places: Places, batch: int, forward: Mapping[str, Any], backward: Mapping[str, Any]) -> dict[str, Any]:
-    """The activation quantities, each a vector over `places.names(quantity)`.
+def measure_flow(
+    spec: ReadingSpec, batch: int, forward: Mapping[str, Any], backward: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The activation quantities, each a vector over `spec.names(quantity)`.
 
     `forward` holds the `hooks.summary` of each point, `backward` the Frobenius norm of its gradient. The loss is a mean
     over B = `batch` examples; sqrt(B) turns its gradient into the root mean square of the examples' own gradients
     (exactly so without batch norm, where the loss of one example depends on no other).
     """
-    summaries = _read(forward, places.activations, 3)
-    back = lambda names: jnp.sqrt(float(batch)) * _read(backward, names)  # noqa: E731
+    summaries = _gather(forward, spec.activations, 3)
+    back = lambda names: jnp.sqrt(float(batch)) * _gather(backward, names)  # noqa: E731
     readings = {
         "activation_mean": summaries[:, 0],
         "activation_std": summaries[:, 1],
         "zero_fraction": summaries[:, 2],
-        "activation_gradient_norm": back(places.activations),
+        "activation_gradient_norm": back(spec.activations),
     }
-    if places.units:
+    if spec.units:
         both, identity, residual = (
-            back([name + path for name in places.units]) for path in ("", "/identity", "/residual")
+            back([name + path for name in spec.units]) for path in ("", "/identity", "/residual")
         )
         readings["identity_gradient_norm"] = identity
         readings["residual_gradient_norm"] = residual
@@ -114,13 +116,13 @@ def measure_flow(places: Places, batch: int, forward: Mapping[str, Any], backwar
     return readings
 
 
-def _read(values: Mapping[str, jax.Array], names: Sequence[str], *shape: int) -> jax.Array:
+def _gather(values: Mapping[str, jax.Array], names: Sequence[str], *shape: int) -> jax.Array:
     """The entries, each of that shape, at `names`: `(len(names), *shape)`. Under a joint name lie those of many."""
-    found = [name for joint in values for name in separate(joint)]
-    return _in_order(jnp.concatenate([value.reshape(-1, *shape) for value in values.values()]), found, names)
+    found = [name for joint in values for name in unstacked_names(joint)]
+    return _reorder(jnp.concatenate([value.reshape(-1, *shape) for value in values.values()]), found, names)
 
 
-def _in_order(entries: jax.Array, found: Sequence[str], names: Sequence[str]) -> jax.Array:
+def _reorder(entries: jax.Array, found: Sequence[str], names: Sequence[str]) -> jax.Array:
     place = {name: i for i, name in enumerate(found)}
     return entries[np.array([place[name] for name in names])]
 
@@ -132,30 +134,31 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1)
 
 
-def measure_weights(places: Places, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
-    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `places.layers`."""
-    return {quantity: _layer_norms(tree, places.layers) for quantity, tree in trees.items()}
+def measure_weights(spec: ReadingSpec, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `spec.layers`."""
+    return {quantity: _layer_norms(tree, spec.layers) for quantity, tree in trees.items()}
 
 
 def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> jax.Array:
     """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile."""
     kinds: dict[Any, list[str]] = {}
-    rows = {name: arrays if JOINT in name else jax.tree.map(_row_of_one, arrays) for name, arrays in layers.items()}
+    rows = {name: arrays if STACK_MARK in name else jax.tree.map(_add_axis, arrays) for name, arrays in layers.items()}
     for name, arrays in rows.items():
         kind = tuple((key, leaf.shape[1:], leaf.dtype) for key, leaf in sorted(arrays.items()))
         kinds.setdefault(kind, []).append(name)
     norms = [
-        jax.vmap(_layer_norm)(jax.tree.map(_together, *(rows[name] for name in members))) for members in kinds.values()
+        jax.vmap(_layer_norm)(jax.tree.map(_concatenate, *(rows[name] for name in members)))
+        for members in kinds.values()
     ]
-    found = [name for members in kinds.values() for joint in members for name in separate(joint)]
-    return _in_order(jnp.concatenate(norms), found, names)
+    found = [name for members in kinds.values() for joint in members for name in unstacked_names(joint)]
+    return _reorder(jnp.concatenate(norms), found, names)
 
 
-def _row_of_one(array: jax.Array) -> jax.Array:
+def _add_axis(array: jax.Array) -> jax.Array:
     return array[None]
 
 
-def _together(*rows: jax.Array) -> jax.Array:
+def _concatenate(*rows: jax.Array) -> jax.Array:
     return jnp.concatenate(rows)
 
 
@@ -169,7 +172,7 @@ class Reading:
     """What was read at one training step; nothing is fetched from the device before it is asked for."""
 
     step: int  # counted from 1: the reading of step 1 is of the initial weights
-    places: Places
+    spec: ReadingSpec
     arrays: Mapping[str, Any]  # on the device: a vector a quantity, and the scalars
 
     @property
@@ -197,6 +200,6 @@ class Reading:
         """`{quantity: {layer: float}}` for every quantity that is read at layers, units or points."""
         fetched = jax.device_get({key: value for key, value in self.arrays.items() if value.ndim})
         return {
-            quantity: dict(zip(self.places.names(quantity), map(float, vector), strict=True))
+            quantity: dict(zip(self.spec.names(quantity), map(float, vector), strict=True))
             for quantity, vector in fetched.items()
         }

@@ -20,7 +20,7 @@ TINY = ("--depth", "8", "--width", "4", "--batch", "16")
 ROOT = Path(__file__).parent.parent
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     """What a command left behind."""
 
     code: int
@@ -28,7 +28,7 @@ class Said(NamedTuple):
     err: str
 
 
-def call(*arguments: object) -> Said:
+def call(*arguments: object) -> Result:
     """Gives a command in this process; its workers are processes of their own all the same."""
     argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = ["gradflow", *map(str, arguments)]
@@ -41,7 +41,7 @@ def call(*arguments: object) -> Said:
         signal.signal(signal.SIGTERM, handler)
     code = left.value.code
     assert isinstance(code, int)
-    return Said(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

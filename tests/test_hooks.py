@@ -77,7 +77,7 @@ class DeepLinear(nnx.Module):
             matrix = nnx.initializers.orthogonal(scale)
             setattr(self, name, nnx.Linear(width, width, use_bias=False, kernel_init=matrix, rngs=rngs))
 
-    def __call__(self, x, hook=hooks.silent):
+    def __call__(self, x, hook=hooks.no_hook):
         for name in self.names:
             x = hook(name, getattr(self, name)(x))
         return x
@@ -282,7 +282,7 @@ def scanned(hook, stack, x):
 
 def stack_flow(forward, stack, x):
     """As `flow`, for a stack of units, with a loss that is not linear; what joint names hold under each name."""
-    rows = [hooks.JOINT.join(UNITS)] if forward is scanned else []
+    rows = [hooks.STACK_MARK.join(UNITS)] if forward is scanned else []
     sinks = hooks.make_sinks(hooks.points(forward, stack, x, layers=()), rows)
 
     def loss_of(stack, sinks):
@@ -296,7 +296,7 @@ def stack_flow(forward, stack, x):
 def by_name(readings):
     found = {}
     for joint, values in readings.items():
-        names = hooks.separate(joint)
+        names = hooks.unstacked_names(joint)
         found |= dict(zip(names, values, strict=True)) if len(names) > 1 else {joint: values}
     return {name: found[name] for name in names_of_the_stack()}
 
@@ -322,7 +322,7 @@ def test_a_plain_callable_listens_to_a_stack_without_changing_it(forward):
         return x
 
     ours = jax.grad(lambda stack, x: jnp.sum(forward(hook, stack, x)))(*stack_and_input())
-    theirs = jax.grad(lambda stack, x: jnp.sum(unrolled(hooks.silent, stack, x)))(*stack_and_input())
+    theirs = jax.grad(lambda stack, x: jnp.sum(unrolled(hooks.no_hook, stack, x)))(*stack_and_input())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert list(dict.fromkeys(heard)) == names_of_the_stack()
 
@@ -335,7 +335,7 @@ def test_a_scanned_stack_has_the_points_and_positions_of_the_unrolled_one():
 
 
 def test_a_scanned_stack_that_nobody_listens_to_is_one_scan():
-    jaxpr = str(jax.make_jaxpr(functools.partial(scanned, hooks.silent))(*stack_and_input()))
+    jaxpr = str(jax.make_jaxpr(functools.partial(scanned, hooks.no_hook))(*stack_and_input()))
     assert jaxpr.count("tanh") == 1
 
 

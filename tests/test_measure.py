@@ -50,7 +50,7 @@ def first_step(net, training):
     state = training.start(net, 0)
     before = jax.device_get(state)
     state, arrays = training.step(state, 0, 0)
-    return before, jax.device_get(state), measure.Reading(1, training.places, arrays)
+    return before, jax.device_get(state), measure.Reading(1, training.spec, arrays)
 
 
 def assert_all_close(ours, theirs, tolerance):
@@ -189,9 +189,9 @@ def test_read_equals_the_first_reading_of_training_on_the_same_batch(net, first_
 
 def test_a_plain_net_has_no_paths_to_read():
     points = nets.points_of(build("plain"), (8, 8, 1))
-    places = measure.Places.of(points, LAYERS)
-    assert (places.activations, places.units, places.layers) == (ACTIVATIONS, (), LAYERS)
-    assert places.names("loss") == ("",)
+    spec = measure.ReadingSpec.of(points, LAYERS)
+    assert (spec.activations, spec.units, spec.layers) == (ACTIVATIONS, (), LAYERS)
+    assert spec.names("loss") == ("",)
 
 
 @pytest.mark.parametrize(

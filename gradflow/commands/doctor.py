@@ -20,7 +20,7 @@ from gradflow.commands import probe as probing
 from gradflow.training import platform as runtime
 
 Probe = Callable[[str], Any]  # from a question to its answer
-_PATIENCE = 120  # seconds until a probe counts as hanging
+_TIMEOUT = 120  # seconds until a probe counts as hanging
 _TUNABLE = runtime.HUGE_PAGES["GLIBC_TUNABLES"]
 _PINS = hasattr(os, "sched_setaffinity")
 
@@ -57,7 +57,7 @@ def probe(environment: dict[str, str]) -> Iterator[Probe]:
     command = [sys.executable, "-c", "from gradflow.commands import probe; probe.answer()"]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, text=True, **pipes)
-    timer = threading.Timer(_PATIENCE, process.kill)
+    timer = threading.Timer(_TIMEOUT, process.kill)
     timer.start()
     try:
         yield functools.partial(_ask, process)
@@ -73,12 +73,12 @@ def _ask(process: subprocess.Popen, question: str) -> Any:
     assert process.stdout
     try:
         print(question, file=process.stdin, flush=True)
-        said = json.loads(process.stdout.readline())
+        reply = json.loads(process.stdout.readline())
     except (OSError, ValueError):  # it died without a word, or was killed for being late
-        raise RuntimeError(f"the probe's process died, or took more than {_PATIENCE} s") from None
-    if "failed" in said:
-        raise RuntimeError(said["failed"])
-    return said["found"]
+        raise RuntimeError(f"the probe's process died, or took more than {_TIMEOUT} s") from None
+    if "failed" in reply:
+        raise RuntimeError(reply["failed"])
+    return reply["found"]
 
 
 def _versions() -> str:

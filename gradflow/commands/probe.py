@@ -42,7 +42,7 @@ def inputs() -> tuple[jax.Array, list[jax.Array]]:
 
 @functools.cache
 def _compiled(fast: bool) -> Callable:
-    return platform.compiled(step) if fast else jax.jit(step)
+    return platform.jit(step) if fast else jax.jit(step)
 
 
 def seconds(fast: bool = True) -> float:
@@ -90,7 +90,7 @@ def answer() -> None:
     """Answers questions, one a line on standard input, as lines of JSON, until the input ends."""
     for question in sys.stdin:
         try:
-            said = {"found": QUESTIONS[question.strip()]()}
+            reply = {"found": QUESTIONS[question.strip()]()}
         except Exception as error:  # it is the asking process that prints it, in one line
-            said: dict[str, Any] = {"failed": f"the probe failed: {type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(said), flush=True)
+            reply: dict[str, Any] = {"failed": f"the probe failed: {type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(reply), flush=True)

@@ -20,7 +20,7 @@ _PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class Stopwatch:
-    """A context manager around a process that makes steps. `ready` is what it said when it could make the first."""
+    """A context manager around a process that makes steps. `ready` is what it printed when it could make the first."""
 
     def __init__(self, settings: Mapping[str, Any], program: Sequence[str] = ("-m", "gradflow", "stopwatch")):
         from gradflow.training import platform
@@ -34,7 +34,7 @@ class Stopwatch:
             text=True,
             env=platform.child_environment(),
         )
-        self.ready = self._hear()
+        self.ready = self._read_reply()
 
     def __enter__(self) -> "Stopwatch":
         return self
@@ -50,16 +50,18 @@ class Stopwatch:
         `seconds`: a list, one a step.
         """
         assert self.process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it has died: what is heard of it says so
+        with contextlib.suppress(BrokenPipeError):  # it has died: the next reply is missing
             print(count if read == 1 else f"{count} {read}", file=self.process.stdin, flush=True)
-        return self._hear()
+        return self._read_reply()
 
-    def _hear(self) -> dict[str, Any]:
+    def _read_reply(self) -> dict[str, Any]:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            said = self.process.communicate()[1].strip().splitlines()
-            raise BadInput(f"the process that makes steps of {self.settings} died: {said[-1] if said else 'no word'}")
+            printed = self.process.communicate()[1].strip().splitlines()
+            raise BadInput(
+                f"the process that makes steps of {self.settings} died: {printed[-1] if printed else 'no word'}"
+            )
         return json.loads(line)
 
 
@@ -68,7 +70,7 @@ def serve(settings: str) -> None:
 
     `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`. For each line
     `count` or `count read` on standard input: that many steps, of which the first and then every `read`-th is read, the
-    readings fetched one step late as in `Training.readings`.
+    readings fetched one step pending as in `Training.readings`.
     """
     begun = time.perf_counter()
     import jax
@@ -98,24 +100,24 @@ def serve(settings: str) -> None:
     done = time.perf_counter()
     memory = compiled.memory_analysis()
     del traced, compiled  # a run has the step in memory once
-    number, late = 0, None
+    number, pending = 0, None
 
     def step(read: bool = True) -> float:
-        nonlocal state, number, late
+        nonlocal state, number, pending
         started = time.perf_counter()
         state, arrays = training.step(state, 0, number, read)
         number += 1
-        if late is not None:
-            jax.device_get(late)
-        late = arrays if read else None
+        if pending is not None:
+            jax.device_get(pending)
+        pending = arrays if read else None
         # Eager PyTorch has finished when a step returns, so ours is waited for: a run itself would not wait.
         jax.block_until_ready(arrays)
         return time.perf_counter() - started
 
     step()  # the first one compiles again, or finds what is compiled
     step()
-    _forget_peak()
-    say = {
+    _reset_peak()
+    ready = {
         "ready": True,
         "import_seconds": imported - begun,
         "build_seconds": made - imported,
@@ -123,7 +125,7 @@ def serve(settings: str) -> None:
         "compile_seconds": done - lowered,
         "temporary_megabytes": getattr(memory, "temp_size_in_bytes", float("nan")) / 2**20,
     }
-    print(json.dumps(say), flush=True)
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         count, read = (*map(int, line.split()), 1)[:2]
         seconds = [step(i % read == 0) for i in range(count)]
@@ -133,7 +135,7 @@ def serve(settings: str) -> None:
         print(json.dumps({"seconds": seconds, "input_seconds": waited, "peak_megabytes": _peak()}), flush=True)
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     with contextlib.suppress(OSError):
         _PEAK[0].write_text("5")  # Linux: from here on the peak of resident memory is counted anew
 

@@ -43,28 +43,28 @@ def _module(layer: Layer) -> str:
     return layer.name.rpartition("/")[0] or layer.name
 
 
-def _own(layer: Layer) -> str:
+def _last_name(layer: Layer) -> str:
     return layer.name.rpartition("/")[2]
 
 
 def _main(found: Iterable[Layer]) -> list[Layer]:
     """Without the shortcuts' own layers, which no table shows."""
-    return [layer for layer in found if _own(layer) != "projection"]
+    return [layer for layer in found if _last_name(layer) != "projection"]
 
 
 def _kind(module: Sequence[Layer]) -> Any:
     """Equal for units that a paper's table has as one row, though the first of them may have a stride."""
     if "/" not in module[0].name:
         return module[0].name
-    return [(_own(layer), layer.window, layer.output) for layer in _main(module)]
+    return [(_last_name(layer), layer.window, layer.output) for layer in _main(module)]
 
 
 def _row(modules: Sequence[Sequence[Layer]]) -> Row:
     first, last, found = modules[0], modules[-1][-1], [layer for module in modules for layer in module]
     names = dict.fromkeys([_module(first[-1]), _module(last)])
     row = {"layer": "..".join(names), "output": _shape(last.joined or last.output)}
-    if _own(first[0]) in BRANCHES:
-        row |= {_own(layer): str(layer.output[-1]) for layer in first}
+    if _last_name(first[0]) in BRANCHES:
+        row |= {_last_name(layer): str(layer.output[-1]) for layer in first}
     else:
         row["kernels"] = _kernels(first, len(modules))
     if last.parameters:
@@ -82,11 +82,11 @@ def _kernels(module: Sequence[Layer], times: int) -> str:
 
 
 def _kernel(layer: Layer) -> str:
-    said = [f"{layer.window}x{layer.window}" if layer.window else "fc"]
-    said += [str(layer.output[-1])] * (layer.parameters > 0)
-    said += [f"stride {layer.stride}"] * (layer.stride > 1)
-    said += [f"{layer.groups} towers"] * (layer.groups > 1)
-    return ", ".join(said)
+    parts = [f"{layer.window}x{layer.window}" if layer.window else "fc"]
+    parts += [str(layer.output[-1])] * (layer.parameters > 0)
+    parts += [f"stride {layer.stride}"] * (layer.stride > 1)
+    parts += [f"{layer.groups} towers"] * (layer.groups > 1)
+    return ", ".join(parts)
 
 
 def _figures(found: Sequence[Layer]) -> Row:

@@ -40,8 +40,8 @@ class Facets:
             return f"{self.columns[column]} {self.values[line]}".strip()
         return ", ".join(part for part in (self.columns[column], self.phrases[line]) if part)
 
-    def say(self, line: int, words: str, between: str = "") -> str:
-        """What stands at a line: its value and what is said of it: `56 ×300`, `0.001: ×2`."""
+    def line_label(self, line: int, words: str, between: str = "") -> str:
+        """What stands at a line: its value and what is words of it: `56 ×300`, `0.001: ×2`."""
         between = between or (" " if self.line == "depth" else ": ")
         return between.join(part for part in (self.values[line], words) if part)
 
@@ -62,7 +62,7 @@ def facets(readings: Frame) -> Facets:
     )
     first = runs.iloc[np.unique(places["row"], return_index=True)[1]].to_dict("records") if settings else [{}]
     names = {key: variation.phrases(key, variation.values(runs, key)) for key in settings}
-    said: dict[Any, str] = variation.phrases(line, lines) if line else {None: ""}
+    words: dict[Any, str] = variation.phrases(line, lines) if line else {None: ""}
     kept = ["run", "step", "layer", "position", "quantity", "value", "seed", "status"]
     return Facets(
         frame=readings[kept].merge(places, on="run", how="left"),
@@ -70,7 +70,7 @@ def facets(readings: Frame) -> Facets:
         columns=[_column(runs, net, line) for net in nets],
         line=line.replace("_", " "),
         values=[_value(runs, line, value) for value in lines],
-        phrases=[said[value] if _value(runs, line, value) else "" for value in lines],
+        phrases=[words[value] if _value(runs, line, value) else "" for value in lines],
         numbers=[float(value) for value in lines] if all(map(_is_number, lines)) else None,
         rows=[variation.label(row, settings, names) if settings else "" for row in first],
         depth=float(runs["depth"].max()) if "depth" in runs else np.nan,

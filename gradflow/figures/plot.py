@@ -47,9 +47,9 @@ def gradient_curves(
     moments = rows.choose_steps(frame, steps, 3 if len(found.rows) == 1 else 2)
     panels = [(row, step) for row in range(len(found.rows)) for step in moments]
     height = 2.0 if len(panels) < 4 else 1.5
-    said = [found.line] * (found.line != "" and (gradient or found.line != "depth"))
-    said += ["the norm where the gradient ends (input) over that where it starts (dot)"] * gradient
-    key = f"At each line: {', and '.join(said)}.\n" if said else ""
+    words = [found.line] * (found.line != "" and (gradient or found.line != "depth"))
+    words += ["the norm where the gradient ends (input) over that where it starts (dot)"] * gradient
+    key = f"At each line: {', and '.join(words)}.\n" if words else ""
     figure, axes = layout.grid(len(panels), len(found.nets), height, title, key + note, sharex=True, sharey=True)
     ends, lost = {}, {}
     for (line, column), ax in np.ndenumerate(axes):
@@ -63,9 +63,9 @@ def gradient_curves(
             if end:
                 ratio = statistics.end_ratio(*curves.dropna(axis=1).iloc[[0, -1]].to_numpy()) if gradient else np.nan
                 words = [format_ratio(ratio) if np.isfinite(ratio) else "", status if at_line else ""]
-                ends[ax].append((*end, found.say(place, " ".join(filter(None, words))), colour))
+                ends[ax].append((*end, found.line_label(place, " ".join(filter(None, words))), colour))
             if not at_line and status:
-                lost[ax].append((found.say(place, status, ": "), colour))
+                lost[ax].append((found.line_label(place, status, ": "), colour))
         layout.heading(ax, [found.columns[column], found.rows[row], f"step {step}"], net)
     last = np.nanmax([found.depth, frame["position"].max() + np.isnan(found.depth)])
     room = layout.label_room([text for labels in ends.values() for *_, text, _ in labels], len(found.nets))
@@ -180,7 +180,7 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
             finals = [format_spread(rows.final_errors(group, quantity)) for quantity in ("train_error", "test_error")]
             status = status_summary(group)
             words = [" / ".join(finals)] * (len(rows.finished(group)) > 0) + [status] * (status != "")
-            ends[ax].append((None, np.nanmax([*heights, 0]), found.say(place, ", ".join(words), ": "), colour))
+            ends[ax].append((None, np.nanmax([*heights, 0]), found.line_label(place, ", ".join(words), ": "), colour))
         layout.heading(ax, [found.columns[column], found.rows[row]], net)
         above = f"{found.line}: train / test" if found.line else "train / test"
         ax.annotate(above, (1, 1), (5, 5), xycoords="axes fraction", textcoords="offset points")

@@ -81,15 +81,15 @@ def _conditions(table: Frame) -> list[str]:
 
 
 def nothing_varies(runs: Frame) -> str:
-    """What is said of runs that have the same settings."""
+    """What is words of runs that have the same settings."""
     return "nothing varies but the seed" if len(runs) > 1 else "a single run"
 
 
 def _words(name: str, values: list[Any]) -> str:
     """A setting and its values in words: `150 steps`, `batch 64`, `learning rate 0.001/1`."""
-    said = "/".join(map(variation.text, values))
+    words = "/".join(map(variation.text, values))
     if name == "seed":
         return f"{len(values)} seed{'s' * (len(values) != 1)}"
     if name == "normalisation" or (len(values) == 1 and isinstance(values[0], bool)):
         return "/".join(variation.phrase(name, value) for value in values)
-    return {"data": said, "net": said, "steps": f"{said} steps"}.get(name, f"{name.replace('_', ' ')} {said}")
+    return {"data": words, "net": words, "steps": f"{words} steps"}.get(name, f"{name.replace('_', ' ')} {words}")

@@ -19,8 +19,8 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -44,9 +44,9 @@ class Net(nnx.Module):
         self.dropout = Dropout(dropout, rngs=side)
         self.head = atoms.linear((image // 8) ** 2 * channels, classes, rngs=rngs)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
-        made_for(self.image, images)
+        check_image_size(self.image, images)
         x = images
         for layer, pool in enumerate(POOLS, start=1):
             convolution, norm = getattr(self, f"conv{layer}"), getattr(self, f"norm{layer}")

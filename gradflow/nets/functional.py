@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from gradflow.hooks import Hook, Point, points, separate, silent
+from gradflow.hooks import Hook, Point, no_hook, points, unstacked_names
 
 
 def count_parameters(net: nnx.Module) -> int:
@@ -24,7 +24,7 @@ def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]
     return graph, _plain(params), _plain(rest)
 
 
-def apply(graph, params, rest, images: jax.Array, hook: Hook = silent, train: bool = True) -> tuple[Any, Any]:
+def apply(graph, params, rest, images: jax.Array, hook: Hook = no_hook, train: bool = True) -> tuple[Any, Any]:
     """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
 
     While it trains a net with auxiliary classifiers has `arrays.Heads` in the place of logits.
@@ -68,5 +68,5 @@ def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...
     dtype = jax.tree.leaves(params)[0].dtype
     images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
-    layers = (layer for name in weighted_layers(params) for layer in separate(name))
+    layers = (layer for name in weighted_layers(params) for layer in unstacked_names(name))
     return points(forward, params, rest, images, layers=layers)

@@ -13,8 +13,8 @@ from flax import nnx
 
 from gradflow.arrays import Heads, Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -162,11 +162,11 @@ class Net(nnx.Module):
         self.dropout = Dropout(DROPOUT if dropout is None else dropout, rngs=side)
         self.head = atoms.linear(now, classes, rngs=rngs)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits | Heads:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits | Heads:
         """Logits, or while training with auxiliary classifiers all `Heads`; `hook(name, x)` is called with the response
         of every layer and with the output of every module.
         """
-        made_for(self.image, images, self.least)
+        check_image_size(self.image, images, self.least)
         auxiliary = []
         x = self._stem(images, hook)
         for module in self.modules:

@@ -13,11 +13,11 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits
 from gradflow.errors import at_least
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Activation, Atoms, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import Activation, Atoms, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation
 from gradflow.nets.layers.streams import streams
-from gradflow.nets.stack import through
+from gradflow.nets.stack import apply_units
 
 
 class Unit(nnx.Module):
@@ -63,12 +63,12 @@ class Net(nnx.Module):
             setattr(self, name, Unit(width, shortcut, order, atoms, rngs))
         self.head = atoms.linear(width, classes, rngs=rngs)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
-        made_for(self.image, images)
+        check_image_size(self.image, images)
         x = self.stem(images.reshape(len(images), -1))
         x = self.activation(hook("stem", self.norm(x))) if self.order == "post" else hook("stem", x)
-        x = through({name: getattr(self, name) for name in self.units}, x, hook)
+        x = apply_units({name: getattr(self, name) for name in self.units}, x, hook)
         if self.order == "pre":
             x = self.activation(self.norm(x))
         return hook("head", self.head(x))

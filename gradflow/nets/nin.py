@@ -13,8 +13,8 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -65,9 +65,9 @@ class Net(nnx.Module):
         if head == "fc":
             self.head = atoms.linear((image // 2 // 2) ** 2 * classes, classes, rngs=rngs)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called with the response of every layer, and as `head` with the logits."""
-        made_for(self.image, images, LEAST)
+        check_image_size(self.image, images, LEAST)
         x = self.mlpconv1(images, hook, "mlpconv1")
         x = self.dropout(max_pool(x, 3, 2, partial=True))
         x = self.mlpconv2(x, hook, "mlpconv2")

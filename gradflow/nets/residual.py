@@ -14,12 +14,12 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
 from gradflow.nets.layers.normalisations import Identity, Normalisation
 from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.layers.streams import streams
-from gradflow.nets.stack import through
+from gradflow.nets.stack import apply_units
 
 WIDTHS = {"cifar": 16, "imagenet": 64}
 # He 2015, table 1: the units of the four stages, and whether they are bottlenecks.
@@ -151,9 +151,9 @@ class Net(nnx.Module):
         self.dropout = Dropout(dropout, rngs=side)
         self.head = atoms.linear(channels_in, classes, rngs=rngs)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
-        made_for(None, images, self.total_stride)
+        check_image_size(None, images, self.total_stride)
         x = self.stem(images)
         if self.order == "post":
             x = self.activation(hook("stem", self.norm(x)))
@@ -161,7 +161,7 @@ class Net(nnx.Module):
             x = hook("stem", x)
         if self.imagenet:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        x = through({name: getattr(self, name) for name in self.units}, x, hook)
+        x = apply_units({name: getattr(self, name) for name in self.units}, x, hook)
         if self.order == "pre":
             x = self.activation(self.norm(x))
         x = jnp.mean(x, axis=(1, 2))

@@ -1,8 +1,8 @@
 """A row of units; a long row of equal ones is one `lax.scan`: what the compiler sees of them does not grow with it.
 
-For that `joined` puts the weights of such units into the arrays of one, with a leading axis and all their names:
+For that `stack_units` puts the weights of such units into the arrays of one, with a leading axis and all their names:
 `block02+block03`. So they lie in memory from step to step, and nothing is cut up or put together on the way.
-`separated` and `join` translate trees between that and the form that a checkpoint has.
+`unstack` and `restack` translate trees between that and the form that a checkpoint has.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from gradflow.hooks import JOINT, Hook, scan, separate
-from gradflow.nets.layers.normalisations import KEPT
+from gradflow.hooks import STACK_MARK, Hook, scan, unstacked_names
+from gradflow.nets.layers.normalisations import SAVED
 
 # Equal units in a row from which on they are joined. On large maps beyond the 110 layers of He 2015, which have 18 a
 # stage: a scan halves the temporary memory and costs 12 % of a step. On small ones it costs nothing (results/LOG.md).
@@ -24,14 +24,14 @@ LEAST, LEAST_ON_SMALL = 19, 3
 SMALL = 2**14  # pixels in a batch
 
 
-def through(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> jax.Array:
+def apply_units(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> jax.Array:
     """`x` sent through the units, `x = unit(x, hook, name)`, in order; joined ones are scanned.
 
     Readings have the names of their units and running statistics are kept in them, joined or not. Numbers agree to
     rounding.
     """
     for name, unit in units.items():
-        x = _scanned(unit, name, x, hook) if JOINT in name else unit(x, hook, name)  # pyright: ignore[reportCallIssue]
+        x = _scanned(unit, name, x, hook) if STACK_MARK in name else unit(x, hook, name)  # pyright: ignore[reportCallIssue]
     return x
 
 
@@ -42,12 +42,12 @@ def _scanned(row: nnx.Module, name: str, x: jax.Array, hook: Hook) -> jax.Array:
         unit = nnx.merge(graph, state, copy=True)
         return unit(x, hook, ""), nnx.as_pure(nnx.state(unit, nnx.BatchStat))
 
-    x, statistics = scan(body, hook, separate(name), x, nnx.as_pure(state), keep=KEPT)
+    x, statistics = scan(body, hook, unstacked_names(name), x, nnx.as_pure(state), keep=SAVED)
     nnx.update(row, statistics)
     return x
 
 
-def joined(net: nnx.Module, pixels: int) -> nnx.Module:
+def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     """The same net, a copy in which long rows of equal units are one with all their weights; for batches of that many
     `pixels` in all their images.
     """
@@ -60,8 +60,8 @@ def joined(net: nnx.Module, pixels: int) -> nnx.Module:
             stacked = jax.tree.map(_stack, *(split[name][1] for name in names))
             for name in names:
                 delattr(net, name)
-            setattr(net, JOINT.join(names), nnx.merge(split[names[0]][0], stacked))
-            names = (JOINT.join(names),)
+            setattr(net, STACK_MARK.join(names), nnx.merge(split[names[0]][0], stacked))
+            names = (STACK_MARK.join(names),)
         units += names
     if units:
         net.units = tuple(units)  # pyright: ignore[reportAttributeAccessIssue]
@@ -79,36 +79,38 @@ def _kind(graph, state) -> tuple[Any, ...]:
     return graph, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
 
 
-def rows(params: Mapping[str, Any]) -> tuple[str, ...]:
+def stacked_names(params: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the joined units among a net's parameters."""
-    return tuple(name for name in params if isinstance(name, str) and JOINT in name)
+    return tuple(name for name in params if isinstance(name, str) and STACK_MARK in name)
 
 
-def separated(tree: Any) -> Any:
+def unstack(tree: Any) -> Any:
     """A tree with parameters, statistics or moments of a joined net in it, each unit by itself."""
 
-    def units(node):
+    def unstack_node(node):
         if not isinstance(node, dict):
             return node
-        found = {name: value for name, value in node.items() if name not in rows(node)}
-        for name in rows(node):
-            found |= {one: jax.tree.map(lambda leaf, i=i: leaf[i], node[name]) for i, one in enumerate(separate(name))}
+        found = {name: value for name, value in node.items() if name not in stacked_names(node)}
+        for name in stacked_names(node):
+            found |= {
+                one: jax.tree.map(lambda leaf, i=i: leaf[i], node[name]) for i, one in enumerate(unstacked_names(name))
+            }
         return found
 
-    return jax.tree.map(units, tree, is_leaf=lambda node: isinstance(node, dict))
+    return jax.tree.map(unstack_node, tree, is_leaf=lambda node: isinstance(node, dict))
 
 
-def join(tree: Any, names: Iterable[str]) -> Any:
-    """The inverse of `separated`, for the `rows` that the net has."""
+def restack(tree: Any, names: Iterable[str]) -> Any:
+    """The inverse of `unstack`, for the `stacked_names` that the net has."""
 
-    def together(node):
+    def stack_node(node):
         if not isinstance(node, dict):
             return node
         found = dict(node)
         for name in names:
-            units = [found.pop(one) for one in separate(name) if one in found]
+            units = [found.pop(one) for one in unstacked_names(name) if one in found]
             if units:
                 found[name] = jax.tree.map(_stack, *units)
         return found
 
-    return jax.tree.map(together, tree, is_leaf=lambda node: isinstance(node, dict))
+    return jax.tree.map(stack_node, tree, is_leaf=lambda node: isinstance(node, dict))

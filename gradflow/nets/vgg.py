@@ -13,8 +13,8 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, silent
-from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, made_for
+from gradflow.hooks import Hook, no_hook
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.layers.streams import streams
@@ -58,9 +58,9 @@ class Net(nnx.Module):
         self.head = atoms.linear(hidden, classes, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=side)
 
-    def __call__(self, images: Images, hook: Hook = silent) -> Logits:
+    def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called with the response of every layer."""
-        made_for(self.image, images)
+        check_image_size(self.image, images)
         x = images
         for block, layers in enumerate(self.blocks, start=1):
             for layer in range(1, layers + 1):

@@ -81,7 +81,7 @@ def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
     """
     training, _ = prepare(run)
     states = [training.start(build_net(run.replace(seed=seed)), seed) for seed in seeds]
-    for readings in training.seeds_together(states, seeds, run.steps):
+    for readings in training.vmapped_readings(states, seeds, run.steps):
         yield dict(zip(seeds, readings, strict=True))
 
 
@@ -139,14 +139,14 @@ def _add(record: Record, run: Run, reading: Reading) -> None:
             record.add(reading.step, quantity, [layer], [position], [value])
     if run.keeps(reading.step) or not reading.finite:
         for quantity, values in reading.values.items():
-            positions = [reading.places.position[name] for name in values]
+            positions = [reading.spec.position[name] for name in values]
             record.add(reading.step, quantity, tuple(values), positions, list(values.values()))
 
 
 def _save(record: Record, run: Run, step: int, state: State) -> None:
     # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
     record.flush()
-    checkpoint.save(record.checkpoints, step, stack.separated(state))
+    checkpoint.save(record.checkpoints, step, stack.unstack(state))
     record.write_status("running", step=step, steps=run.steps)
 
 
@@ -168,8 +168,8 @@ def _resume(record: Record, config: dict[str, Any], state: State) -> State:
     A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
     """
     same = (record.config or {}).get("machine") == config["machine"]
-    found = checkpoint.latest(record.checkpoints, like=stack.separated(state)) if same else None
-    step, state = (found[0], stack.join(found[1], stack.rows(state.params))) if found else (0, state)
+    found = checkpoint.latest(record.checkpoints, like=stack.unstack(state)) if same else None
+    step, state = (found[0], stack.restack(found[1], stack.stacked_names(state.params))) if found else (0, state)
     record.drop_after(step)
     checkpoint.drop_after(record.checkpoints, step)
     return state

@@ -47,27 +47,27 @@ class Pool:
         waiting, current = list(jobs), {}
         last: dict[int, Event] = {}
         for worker in range(len(self.processes)):
-            self._next(worker, waiting, current, last)
+            self._assign(worker, waiting, current, last)
         while current:
             worker, process, event = self.events.get()
             if worker not in current or self.processes[worker] is not process:
                 continue
             if event is None:
-                event = {"event": "failed", "run": current[worker]["run"], "reason": _death(process.returncode)}
+                event = {"event": "failed", "run": current[worker]["run"], "reason": _exit_reason(process.returncode)}
             if event["event"] == "stopped":  # by a signal from outside: it takes no other run
                 self.processes[worker] = None
                 event |= {"event": "failed", "reason": "its process was told to stop; it goes on from there"}
             yield event
             if event["event"] not in ("started", "reading"):
                 del current[worker]
-                self._next(worker, waiting, current, last)
+                self._assign(worker, waiting, current, last)
 
-    def _next(self, worker: int, waiting: list[Event], current: dict[int, Event], last: dict[int, Event]) -> None:
+    def _assign(self, worker: int, waiting: list[Event], current: dict[int, Event], last: dict[int, Event]) -> None:
         if not waiting:
             return
-        others = [_kind(job) for other, job in last.items() if other != worker]
-        same = [job for job in waiting if worker in last and _kind(job) == _kind(last[worker])]
-        fresh = [job for job in waiting if _kind(job) not in others]
+        others = [_compile_key(job) for other, job in last.items() if other != worker]
+        same = [job for job in waiting if worker in last and _compile_key(job) == _compile_key(last[worker])]
+        fresh = [job for job in waiting if _compile_key(job) not in others]
         job = (same or fresh or waiting)[0]
         waiting.remove(job)
         current[worker] = last[worker] = job
@@ -92,10 +92,10 @@ class Pool:
         )
         self.processes[worker] = process
         self.spawned.append(process)
-        threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()
+        threading.Thread(target=self._read_events, args=(worker, process), daemon=True).start()
         return process
 
-    def _listen(self, worker: int, process: subprocess.Popen) -> None:
+    def _read_events(self, worker: int, process: subprocess.Popen) -> None:
         assert process.stdout
         with process.stdout:
             for line in process.stdout:
@@ -121,12 +121,12 @@ class Pool:
                 process.stdin.close()
 
 
-def _death(code: int) -> str:
+def _exit_reason(code: int) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"its process {how}"
 
 
-def _kind(job: Event) -> str:
+def _compile_key(job: Event) -> str:
     return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)
 
 

@@ -15,7 +15,7 @@ from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.errors import BadInput
-from gradflow.measure import Places, Reading
+from gradflow.measure import Reading, ReadingSpec
 from gradflow.nets import stack
 from gradflow.training import platform
 from gradflow.training.step import State, make_step
@@ -40,18 +40,18 @@ class Training:
         centre: str = "channel",
         record: bool = True,
     ):
-        self.mesh, self.batch, self.count = platform.mesh(), batch, len(dataset.train_images)
+        self.mesh, self.batch, self.count = platform.batch_mesh(), batch, len(dataset.train_images)
         if batch % self.mesh.size:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
         batches.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
         self.pixels = batch * math.prod(dataset.image_shape[:2])
-        joined = stack.joined(net, self.pixels)
+        joined = stack.stack_units(net, self.pixels)
         graph, *_ = nets.split(joined)
         points = nets.points_of(joined, dataset.image_shape)
         weighted = nets.weighted_layers(nets.split(net)[1])
         layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
         self.counts = {"parameters": nets.count_parameters(net), "multiply_adds": sum(adds.values())}
-        self.places, self.optimiser = Places.of(points, layers), optimiser
+        self.spec, self.optimiser = ReadingSpec.of(points, layers), optimiser
         mean, deviation = image_transforms.statistics(dataset.train_images, centre)
         colours = image_transforms.colours(dataset.train_images, deviation) if "colour" in transforms else None
         take = make_step(graph, points if record else (), layers, optimiser)
@@ -63,29 +63,29 @@ class Training:
                 chosen = image_transforms.augment(key, chosen, transforms=transforms, colours=colours)
             return take(state, chosen, labels[indices], read)
 
-        def wrong(state: State, images, labels):
+        def count_errors(state: State, images, labels):
             logits, _ = nets.apply(
                 graph, state.params, state.rest, image_transforms.normalise(images, mean, deviation), train=False
             )
             return jnp.sum((jnp.argmax(logits, axis=-1) != labels) & (labels >= 0))
 
-        def begin(params, rest, key):
+        def init(params, rest, key):
             state = State(params, rest, optimiser.init(params), jnp.zeros((), jnp.int32), jax.random.key_data(key))
             return jax.tree.map(jnp.copy, state)  # the step uses it up
 
-        self._begin = platform.compiled_once(begin)
-        self._step, self._compiled = platform.compiled(step, donate_argnums=0), False
-        self._steps = platform.compiled(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
-        self._wrong = platform.compiled(wrong)
+        self._init = platform.jit_once(init)
+        self._step, self._compiled = platform.jit(step, donate_argnums=0), False
+        self._steps = platform.jit(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
+        self._count_errors = platform.jit(count_errors)
         self._train = platform.replicate(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
 
     def start(self, net: nnx.Module, seed: int) -> State:
         """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
-        _, params, rest = nets.split(stack.joined(net, self.pixels))
+        _, params, rest = nets.split(stack.stack_units(net, self.pixels))
         key = jax.random.fold_in(jax.random.key(seed), 2)
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
-        return platform.replicate(self.mesh, self._begin(params, rest, key))
+        return platform.replicate(self.mesh, self._init(params, rest, key))
 
     def step(self, state: State, seed: int, number: int, read: bool = True) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
@@ -116,7 +116,7 @@ class Training:
             missing = chunk - len(answers)  # the last chunk is filled up, so that one compiled shape serves all
             some = np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)))
             answers = np.pad(answers, (0, missing), constant_values=-1)
-            total += self._wrong(state, *jax.device_put((some, answers), platform.batch_sharding(self.mesh)))
+            total += self._count_errors(state, *jax.device_put((some, answers), platform.batch_sharding(self.mesh)))
         return total / len(labels)
 
     def steps(
@@ -135,25 +135,25 @@ class Training:
         reader. Where `pause_at(step)` it is yielded before that, with the state after the step: a checkpoint can be
         written of it until the next reading is asked for. Elsewhere there is None in its place.
         """
-        late = None
+        pending = None
         for number in range(int(state.step), steps):
             state, arrays = self.step(state, seed, number, read_at(number + 1))
-            if late:
-                yield late, None
+            if pending:
+                yield pending, None
             if test_at(number + 1):
                 arrays["test_error"] = self.evaluate(state)
-            late = Reading(number + 1, self.places, arrays)
+            pending = Reading(number + 1, self.spec, arrays)
             if pause_at(number + 1):
-                yield late, state
-                late = None
-        if late:
-            yield late, None
+                yield pending, state
+                pending = None
+        if pending:
+            yield pending, None
 
     def readings(self, state: State, seed: int, steps: int, **schedule: Callable[[int], bool]) -> Iterator[Reading]:
         """The readings of `steps`, for who wants no checkpoint."""
         return (reading for reading, _ in self.steps(state, seed, steps, **schedule))
 
-    def seeds_together(
+    def vmapped_readings(
         self, states: Sequence[State], seeds: Sequence[int], steps: int
     ) -> Iterator[tuple[Reading, ...]]:
         """Trains from several states, one a seed, in one vmapped step; yields a `Reading` a seed, step by step.
@@ -166,6 +166,6 @@ class Training:
             indices = jax.device_put(indices, platform.batch_sharding(self.mesh, 1))
             state, arrays = self._steps(state, *self._train, indices, np.bool_(True))
             yield tuple(
-                Reading(number + 1, self.places, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
+                Reading(number + 1, self.spec, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
                 for i in range(len(seeds))
             )

@@ -49,12 +49,12 @@ def library_off() -> str:
     return "" if compile_options() else "this jaxlib refuses it"
 
 
-def compiled(function: Callable, **options: Any) -> Any:
+def jit(function: Callable, **options: Any) -> Any:
     """`jax.jit` with this platform's compile options."""
     return jax.jit(function, compiler_options=compile_options() or None, **options)
 
 
-def compiled_once(function: Callable) -> Any:
+def jit_once(function: Callable) -> Any:
     """`jax.jit` for what runs once: on a CPU compiled in a third of the time, to code that is not fast."""
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=quick)
@@ -110,7 +110,7 @@ def why_no_huge_pages(system: str, libc: tuple[str, str], kernel: str, tunables:
     return "" if asked in tunables.split(":") else f"GLIBC_TUNABLES is set already, without {asked}"
 
 
-def mesh() -> Mesh:
+def batch_mesh() -> Mesh:
     """All devices of all hosts along one axis, `batch`."""
     return Mesh(np.array(jax.devices()), ("batch",))
 
@@ -125,10 +125,10 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch"))
 
 
-def towers(count: int = 2) -> Mesh:
+def tower_mesh(count: int = 2) -> Mesh:
     """The first `count` devices along one axis, `tower`: the groups of a net's convolutions, one a device.
 
-    Used as `jax.set_mesh(towers())` around the step, with parameters placed by `tower_sharding` (Krizhevsky 2012,
+    Used as `jax.set_mesh(tower_mesh())` around the step, with parameters placed by `shard_towers` (Krizhevsky 2012,
     section 3.2). Raises `BadInput` where there are fewer devices.
     """
     devices = jax.devices()
@@ -137,7 +137,7 @@ def towers(count: int = 2) -> Mesh:
     return Mesh(np.array(devices[:count]), (TOWER,))
 
 
-def tower_sharding(mesh: Mesh, tree: Any) -> Any:
+def shard_towers(mesh: Mesh, tree: Any) -> Any:
     """A copy of parameters in which every device has the output channels of its tower: of kernels, biases and norms.
 
     All of these have their output channels last. An array whose channels cannot be shared out evenly (a classifier of

@@ -10,7 +10,7 @@ from flax import nnx
 
 from gradflow import nets
 from gradflow.errors import BadInput
-from gradflow.measure import Places, Reading, measure_flow, measure_weights
+from gradflow.measure import Reading, ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
 from gradflow.training.step import gradients
 
@@ -27,21 +27,21 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
             f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
             "(batch, height, width, channel) and integer labels (batch,)"
         )
-    net = stack.joined(net, math.prod(images.shape[:3]))
+    net = stack.stack_units(net, math.prod(images.shape[:3]))
     graph, params, rest = nets.split(net)
     points = nets.points_of(net, images.shape[1:])
-    places = Places.of(points, nets.weighted_layers(params))
-    return Reading(0, places, _read(graph, points, params, rest, images, labels))
+    spec = ReadingSpec.of(points, nets.weighted_layers(params))
+    return Reading(0, spec, _read(graph, points, params, rest, images, labels))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _read(graph, points, params, rest, images, labels):
     layers = nets.weighted_layers
     gradient, backward, forward, _, loss, error = gradients(graph, points, params, rest, images, labels)
-    places = Places.of(points, layers(params))
+    spec = ReadingSpec.of(points, layers(params))
     return {
         "loss": loss,
         "train_error": error,
-        **measure_flow(places, len(labels), forward, backward),
-        **measure_weights(places, weight_norm=layers(params), gradient_norm=layers(gradient)),
+        **measure_flow(spec, len(labels), forward, backward),
+        **measure_weights(spec, weight_norm=layers(params), gradient_norm=layers(gradient)),
     }

@@ -9,8 +9,8 @@ import optax
 
 from gradflow import nets
 from gradflow.arrays import Heads, Labels, Logits, Scalar
-from gradflow.hooks import Recorder, make_sinks, silent
-from gradflow.measure import Places, measure_flow, measure_weights
+from gradflow.hooks import Recorder, make_sinks, no_hook
+from gradflow.measure import ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
 
 
@@ -39,7 +39,7 @@ def gradients(graph, points, params, rest, images, labels, read=True):
     """
 
     def loss_of(params, sinks):
-        recorder = Recorder(sinks) if points else silent
+        recorder = Recorder(sinks) if points else no_hook
         answer, new_rest = nets.apply(graph, params, rest, images, recorder)
         logits, auxiliary, weight = answer if isinstance(answer, Heads) else Heads(answer, (), 0.0)
         loss, error = loss_and_error(logits, labels)
@@ -47,7 +47,7 @@ def gradients(graph, points, params, rest, images, labels, read=True):
         return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
 
     (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
-        params, make_sinks(points, stack.rows(params), read)
+        params, make_sinks(points, stack.stacked_names(params), read)
     )
     return gradient, backward, forward, rest, loss, error
 
@@ -65,7 +65,7 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
     """The step `(state, images, labels, read) -> (state, readings)`; without `points` only loss and error are read, and
     where `read` is false activations and their gradients need not be.
     """
-    places = Places.of(points, layers) if points else None
+    spec = ReadingSpec.of(points, layers) if points else None
 
     def step(state: State, images, labels, read=True):
         gradient, backward, forward, rest, loss, error = gradients(
@@ -74,10 +74,10 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
         updates, moments = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         readings = {"loss": loss, "train_error": error}
-        if places:
-            readings |= measure_flow(places, len(labels), forward, backward)
+        if spec:
+            readings |= measure_flow(spec, len(labels), forward, backward)
             readings |= measure_weights(
-                places,
+                spec,
                 weight_norm=nets.weighted_layers(state.params),
                 gradient_norm=nets.weighted_layers(gradient),
                 update_norm=nets.weighted_layers(updates),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import TINY, Said, call, compile_once  # noqa: F401
+from command_line import TINY, Result, call, compile_once  # noqa: F401
 
 from gradflow.claims import experiment
 from gradflow.data.load import load_data
@@ -25,8 +25,8 @@ SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0)
 def finished(tmp_path_factory) -> Path:
     """A results folder in which a run is finished and published."""
     results = tmp_path_factory.mktemp("finished")
-    said = call(*SWEEP, "--results", results)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", results)
+    assert result.code == 0, result
     return results
 
 
@@ -35,15 +35,15 @@ def content(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(said: Said, *words: str) -> str:
+def refused(result: Result, *words: str) -> str:
     """Checks that a command was refused as DESIGN.md wants it; returns the line."""
-    assert said.code == 2, said
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.startswith("gradflow: ")
-    assert "Traceback" not in said.err
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("gradflow: ")
+    assert "Traceback" not in result.err
     for word in words:
-        assert word in said.err
-    return said.err
+        assert word in result.err
+    return result.err
 
 
 CASES = {
@@ -261,5 +261,5 @@ def test_a_broken_experiment_of_ones_own(name, tmp_path):
 def test_it_is_the_same_from_a_shell(tmp_path):
     command = [sys.executable, "-m", "gradflow", "run", "nonsense", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    refused(Said(done.returncode, done.stdout, done.stderr), "degradation")
+    refused(Result(done.returncode, done.stdout, done.stderr), "degradation")
     assert done.stdout == ""

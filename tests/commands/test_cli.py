@@ -28,11 +28,11 @@ def parse(*arguments: object):
 
 
 def test_help_names_every_verb():
-    said = call("--help")
-    assert (said.code, said.err) == (0, "")
+    result = call("--help")
+    assert (result.code, result.err) == (0, "")
     for verb in ("list", "run", "sweep", "plot", "describe", "doctor"):
-        assert re.search(rf"\b{verb}\b", said.out)
-    assert "worker" not in said.out  # that is between a sweep and its processes
+        assert re.search(rf"\b{verb}\b", result.out)
+    assert "worker" not in result.out  # that is between a sweep and its processes
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep", "describe"])
@@ -46,7 +46,7 @@ def test_every_setting_is_an_option_with_its_meaning_what_is_legal_and_its_defau
         if of_net or verb != "describe":
             assert " ".join(one.meaning.split()) in text
             assert ", ".join(map(str, one.choices)) in text
-    assert "None" not in text  # a default is said in words
+    assert "None" not in text  # a default is result in words
     if verb != "describe":
         assert "At the start of the schedule. Default: 0.1." in text
     assert (
@@ -120,9 +120,9 @@ def test_a_box_becomes_a_line(monkeypatch, width):
 
 
 def test_a_net_is_described_from_its_settings():
-    said = call("describe", "residual", "--depth", 20, "--width", 16)
-    assert (said.code, said.err) == (0, "")
-    assert re.search(r"^total +269,722 ", said.out, re.M)  # He et al. 2015, table 6: 0.27M
+    result = call("describe", "residual", "--depth", 20, "--width", 16)
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"^total +269,722 ", result.out, re.M)  # He et al. 2015, table 6: 0.27M
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("--help",), ("describe", "--help"), ("describe", "mlp", "--layers")])
@@ -153,6 +153,6 @@ def test_ctrl_c_is_one_line(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.VERBS, "list", press)
-    said = call("list")
-    assert said.code == cli.EXIT_STOPPED == 130
-    assert said.err == "gradflow: stopped; the same command goes on from here\n"
+    result = call("list")
+    assert result.code == cli.EXIT_STOPPED == 130
+    assert result.err == "gradflow: stopped; the same command goes on from here\n"

@@ -34,9 +34,9 @@ SWITCHES = ("fast CPU library", "huge pages", "pinning", "accelerator", "compile
     ],
 )
 def test_why_there_are_no_huge_pages(system, libc, kernel, tunables, reason):
-    said = runtime.why_no_huge_pages(system, libc, kernel, tunables)
-    assert said.endswith(reason)
-    assert bool(said) == bool(reason)
+    result = runtime.why_no_huge_pages(system, libc, kernel, tunables)
+    assert result.endswith(reason)
+    assert bool(result) == bool(reason)
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="asks the Linux kernel")
@@ -82,12 +82,12 @@ def test_the_probe_is_sound_and_needs_much_memory():
 def test_a_probe_that_fails_says_so_in_one_line(monkeypatch, broken):
     for name, value in broken.items():
         monkeypatch.setenv(name, value)
-    said = call("doctor")
-    assert (said.code, said.err) == (0, "")
+    result = call("doctor")
+    assert (result.code, result.err) == (0, "")
     for switch in ("devices", "fast CPU library", "accelerator"):
-        assert re.search(rf"^{switch} +unknown: the probe.*[^:]$", said.out, re.M)
-    assert len(said.out.splitlines()) == 13
-    assert "Traceback" not in said.out
+        assert re.search(rf"^{switch} +unknown: the probe.*[^:]$", result.out, re.M)
+    assert len(result.out.splitlines()) == 13
+    assert "Traceback" not in result.out
 
 
 @pytest.mark.parametrize(("folder", "state"), [("/kept", "active: .* /kept;"), (None, "not active: .*=FOLDER ")])
@@ -104,12 +104,12 @@ def test_medians_do_not_mind_the_first_turn_nor_an_outlier():
 
 
 def test_the_verb_tells_the_state_of_every_switch():
-    said = call("doctor")
-    assert (said.code, said.err) == (0, "")
+    result = call("doctor")
+    assert (result.code, result.err) == (0, "")
     for switch in SWITCHES:
-        assert re.search(rf"^{switch} +(active|not active): ", said.out, re.M)
-    assert jax.__version__ in said.out
-    assert f"{runtime.cores()} usable" in said.out
+        assert re.search(rf"^{switch} +(active|not active): ", result.out, re.M)
+    assert jax.__version__ in result.out
+    assert f"{runtime.cores()} usable" in result.out
     if jax.default_backend() == "cpu" and runtime.compile_options():
-        assert re.search(r"^fast CPU library +active: .* \d+\.\d times", said.out, re.M)
-    assert f"GLIBC_TUNABLES={ON} python" in said.out or runtime.huge_pages_off(runtime.child_environment())
+        assert re.search(r"^fast CPU library +active: .* \d+\.\d times", result.out, re.M)
+    assert f"GLIBC_TUNABLES={ON} python" in result.out or runtime.huge_pages_off(runtime.child_environment())

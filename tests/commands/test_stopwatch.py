@@ -17,10 +17,10 @@ def test_it_makes_as_many_steps_as_it_is_told(record):
             assert 0 < watch.ready[f"{name}_seconds"] < 300
         assert watch.ready["temporary_megabytes"] > 0
         for count, read in ((3, 1), (2, 10)):
-            said = watch.steps(count, read)
-            assert len(said["seconds"]) == count
-            assert all(0 < seconds < 60 for seconds in said["seconds"])
-            assert said["input_seconds"] > 0
+            result = watch.steps(count, read)
+            assert len(result["seconds"]) == count
+            assert all(0 < seconds < 60 for seconds in result["seconds"])
+            assert result["input_seconds"] > 0
     assert watch.process.poll() is not None
 
 

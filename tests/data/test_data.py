@@ -552,5 +552,5 @@ def test_each_transform_is_done_alone_where_only_that_is_asked_for():
     crops = np.asarray(augment(jax.random.key(1), images, pad=2, transforms=("crop",)))
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     for image, crop in zip(padded, crops, strict=True):
-        places = [image[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
-        assert any(np.array_equal(crop, place) for place in places)
+        spec = [image[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
+        assert any(np.array_equal(crop, place) for place in spec)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import ROOT, TINY, Said, call, compile_once, published  # noqa: F401
+from command_line import ROOT, TINY, Result, call, compile_once, published  # noqa: F401
 from flax import nnx
 
 import gradflow as gf
@@ -29,7 +29,7 @@ SMALLER = dict.fromkeys(TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
-def made(request, tmp_path_factory) -> tuple[str, Path, Said]:
+def made(request, tmp_path_factory) -> tuple[str, Path, Result]:
     """An experiment's smoke preset, some made smaller still."""
     name, results = request.param, tmp_path_factory.mktemp(request.param)
     return name, results / name, call("run", name, "--smoke", *SMALLER.get(name, ()), "--results", results)
@@ -48,15 +48,15 @@ def test_there_are_experiments():
 
 
 def test_a_smoke_run_ends_in_verdict_report_and_figures(made):
-    name, folder, said = made
-    assert said.code in (0, 1), said
+    name, folder, result = made
+    assert result.code in (0, 1), result
     content = json.loads((folder / "verdict.json").read_text())
-    assert said.code == {"PASS": 0, "INCONCLUSIVE": 0, "FAIL": 1}[content["outcome"]]
+    assert result.code == {"PASS": 0, "INCONCLUSIVE": 0, "FAIL": 1}[content["outcome"]]
     assert content["experiment"] == name
     assert content["findings"]
     for finding in content["findings"]:
         claim = finding["claim"]
-        assert claim["text"] in said.out
+        assert claim["text"] in result.out
         assert all(claim[part] for part in ("text", "source", "paper", "statistic"))
         assert claim["seeds"] >= 2
         # A smoke preset may leave out what a claim is about, and a measurement has as many seeds as it has turns.
@@ -65,7 +65,7 @@ def test_a_smoke_run_ends_in_verdict_report_and_figures(made):
         assert finding["rule"]
         assert (finding["would_decide"] is None) == (finding["outcome"] != "INCONCLUSIVE")
     assert content["made"]["command"].startswith(f"gradflow run {name} --smoke")
-    assert f"{content['outcome']}: {content['title']}" in said.out
+    assert f"{content['outcome']}: {content['title']}" in result.out
     readme = (folder / "README.md").read_text()
     assert readme.startswith(f"# {name}: {content['outcome']}\n")
     assert content["made"]["command"] in readme
@@ -110,10 +110,10 @@ def test_plot_redraws_the_same_bytes(made):
     drawn = {path: path.read_bytes() for path in folder.glob("*.svg")}
     for path in drawn:
         path.unlink()
-    said = call("plot", folder)
-    assert said.code == 0, said
+    result = call("plot", folder)
+    assert result.code == 0, result
     assert {path: path.read_bytes() for path in folder.glob("*.svg")} == drawn
-    assert set(said.out.split()) == set(map(str, drawn))
+    assert set(result.out.split()) == set(map(str, drawn))
 
 
 @pytest.mark.parametrize("preset", experiment.PRESETS)
@@ -132,14 +132,14 @@ def test_every_preset_has_legal_runs_of_at_least_two_seeds(name, preset):
 
 
 def test_list_names_them_with_their_idea():
-    said = call("list")
-    assert said.code == 0
-    assert said.err == ""
+    result = call("list")
+    assert result.code == 0
+    assert result.err == ""
     for name in SHIPPED:
-        line = next(line for line in said.out.splitlines() if line.strip().startswith(name))
+        line = next(line for line in result.out.splitlines() if line.strip().startswith(name))
         assert experiment.load(name).idea.splitlines()[0] in line
     for word in ("plain", "residual", "digits"):
-        assert word in said.out
+        assert word in result.out
 
 
 MINE = '''"""My own idea: a number that is known beforehand.
@@ -181,9 +181,9 @@ def results(tmp_path_factory) -> Path:
 def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_path, side, than, code, outcome):
     path = tmp_path / "mine.py"
     path.write_text(MINE.replace("SIDE", side).replace("THAN", str(than)))
-    said = call("run", path, "--results", results)
-    assert said.code == code, said
-    assert f"{outcome}: My title" in said.out
+    result = call("run", path, "--results", results)
+    assert result.code == code, result
+    assert f"{outcome}: My title" in result.out
     folder = results / "mine"
     assert json.loads((folder / "verdict.json").read_text())["outcome"] == outcome
     assert "My own idea" in (folder / "README.md").read_text()

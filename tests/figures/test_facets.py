@@ -116,10 +116,10 @@ def test_two_settings_at_once_are_lines_and_rows():
     choices = itertools.product((16, 4), ("batch", "none"))
     table = sweep(2, [PLAIN | {"width": width, "normalisation": norm} for width, norm in choices])
     figure = plot.gradient_curves(table)
-    said = {"none": "no normalisation", "batch": "batch norm"}
+    result = {"none": "no normalisation", "batch": "batch norm"}
     headings = [ax.get_title("left") for ax in figure.axes]
-    assert headings == [f"plain 8, {norm}, step {step}" for norm in said.values() for step in (1, 10)]
-    for norm, heading in said.items():
+    assert headings == [f"plain 8, {norm}, step {step}" for norm in result.values() for step in (1, 10)]
+    for norm, heading in result.items():
         lines = bold(panel(figure, f"plain 8, {heading}, step 10"))
         for width, line in zip((4, 16), lines, strict=True):
             np.testing.assert_allclose(line.get_ydata(), mean_by_loops(table, 10, width=width, normalisation=norm))
@@ -171,7 +171,7 @@ def test_nets_that_lack_each_others_settings_are_drawn_beside_each_other():
     assert len(bold(panel(figure, "my_nets.build, step 1"))) == 2
     plain = panel(figure, "plain 8, step 1")
     np.testing.assert_allclose(bold(plain)[0].get_ydata(), mean_by_loops(table, 1, net="plain"))
-    assert texts(plain)[0].startswith("\N{MULTIPLICATION SIGN}")  # nothing is said of a gate
+    assert texts(plain)[0].startswith("\N{MULTIPLICATION SIGN}")  # nothing is result of a gate
     assert "gate 0.5/2" in words(table)
     for draw in FIGURES:
         draw(table).draw_without_rendering()

@@ -281,9 +281,9 @@ points = nets.points_of(net, (8, 8, 1))
 images, labels = digits(4)
 step = jax.jit(lambda *arrays: training.gradients(graph, points, *arrays))
 one = step(params, rest, images, labels)
-mesh = runtime.towers()
+mesh = runtime.tower_mesh()
 assert mesh.shape == {"tower": 2}
-apart = runtime.tower_sharding(mesh, params)
+apart = runtime.shard_towers(mesh, params)
 with jax.set_mesh(mesh):
     arrays = (apart, *runtime.replicate(mesh, (rest, images, labels)))
     compiled = step.lower(*arrays).compile()
@@ -300,7 +300,7 @@ graph, state = layers.nnx.split(convolution)
 def alone(kernel, x):
     return layers.nnx.merge(graph, layers.nnx.State({"kernel": state["kernel"].replace(kernel)}))(x)
 with jax.set_mesh(mesh):
-    place = runtime.tower_sharding(mesh, {"kernel": convolution.kernel.get_value(), "x": jnp.ones((2, 6, 6, 8))})
+    place = runtime.shard_towers(mesh, {"kernel": convolution.kernel.get_value(), "x": jnp.ones((2, 6, 6, 8))})
     back = jax.jit(lambda kernel, x, y: jax.vjp(alone, kernel, x)[1](y))
     grouped = back.lower(place["kernel"], place["x"], place["x"]).compile().as_text()
 
@@ -325,17 +325,17 @@ def test_two_towers_on_two_devices_are_one_net_on_one():
         [sys.executable, "-c", TOWERS], env=environment, cwd=os.path.dirname(__file__),
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    said = json.loads(process.stdout)
-    assert said["devices"] == 2
-    assert max(jax.tree.leaves(said["difference"])) < 1e-5
-    assert len(jax.tree.leaves(said["difference"])) == 1 + 16 + 8
-    assert said["held"] == {name: [0.5, 0.5] for name in LAYERS}
-    assert said["gradient_held"] == [3, 3, 24, 24]
-    assert said["sent_by_a_grouped_convolution"] == []
-    assert said["sent_by_the_net"] > 0  # where the towers meet
+    result = json.loads(process.stdout)
+    assert result["devices"] == 2
+    assert max(jax.tree.leaves(result["difference"])) < 1e-5
+    assert len(jax.tree.leaves(result["difference"])) == 1 + 16 + 8
+    assert result["held"] == {name: [0.5, 0.5] for name in LAYERS}
+    assert result["gradient_held"] == [3, 3, 24, 24]
+    assert result["sent_by_a_grouped_convolution"] == []
+    assert result["sent_by_the_net"] > 0  # where the towers meet
 
 
 def test_more_towers_than_devices_are_refused():
     count = jax.device_count()
     with pytest.raises(BadInput, match=f"{count + 1} towers need {count + 1} devices: there are {count}"):
-        runtime.towers(count + 1)
+        runtime.tower_mesh(count + 1)

@@ -194,8 +194,8 @@ def test_logits_and_every_gradient_norm_are_torchvisions(name, capsys):
         "responses' gradients": max(abs(float(backward[layer]) / one - 1) for layer, one in responses.items()),
     }
     with capsys.disabled():
-        said = ", ".join(f"{what} {one:.1e}" for what, one in worst.items())
-        print(f"\n{name}: {len(weights)} layers; largest relative difference: {said}")
+        result = ", ".join(f"{what} {one:.1e}" for what, one in worst.items())
+        print(f"\n{name}: {len(weights)} layers; largest relative difference: {result}")
     assert max(worst.values()) < CLOSE
 
 

@@ -318,12 +318,12 @@ def test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax():
     process = subprocess.run(
         command, env=environment, cwd=os.path.dirname(__file__), check=True, stdout=subprocess.PIPE, text=True
     )
-    said = json.loads(process.stdout)
-    assert said["modes"] == [False, False]
+    result = json.loads(process.stdout)
+    assert result["modes"] == [False, False]
     net = build(depth=20)
     training = Training(net, DIGITS, optim.optimiser("sgd", optim.schedule("constant", 0.05, 2), 0.9, 0.0), batch=16)
     here = [read(net, *digits(8)), *training.readings(training.start(net, 0), 0, 2)]
-    assert said["losses"] == pytest.approx([reading.loss for reading in here], rel=1e-5)
+    assert result["losses"] == pytest.approx([reading.loss for reading in here], rel=1e-5)
 
 
 # Twins that break a rule of He 2015, section 3.3

@@ -108,7 +108,7 @@ def test_its_readings_are_those_of_the_net_by_hand(file):
     np.testing.assert_allclose([*reading.values["activation_gradient_norm"].values()], norms, rtol=1e-5)
     spreads = [float(jnp.std(response)) for response in responses]
     np.testing.assert_allclose([*reading.values["activation_std"].values()], spreads, rtol=1e-5)
-    assert [reading.places.position[name] for name in names] == [1, 2, 3]
+    assert [reading.spec.position[name] for name in names] == [1, 2, 3]
 
 
 def test_it_is_swept_plotted_and_not_run_twice(file, tmp_path):

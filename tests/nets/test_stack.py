@@ -21,7 +21,7 @@ def everything(net, images, labels):
     points = nets.points_of(net, images.shape[1:])
     both = lambda params, rest: training.gradients(graph, points, params, rest, images, labels)  # noqa: E731
     gradient, _, _, rest, loss, error = jax.jit(both)(params, rest)
-    return str(jax.make_jaxpr(both)(params, rest)), stack.separated((gradient, rest, loss, error))
+    return str(jax.make_jaxpr(both)(params, rest)), stack.unstack((gradient, rest, loss, error))
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "residual_mlp"])
@@ -35,14 +35,14 @@ def test_scanned_and_unrolled_units_agree(monkeypatch, name, normalisation):
     random = np.random.default_rng(0)
     images, labels = jnp.asarray(random.normal(size=(16, 8, 8, 1)), jnp.float32), jnp.arange(16) % 10
     plain_text, unrolled = everything(net, images, labels)
-    text, scanned = everything(stack.joined(net, pixels=16 * 64), images, labels)
+    text, scanned = everything(stack.stack_units(net, pixels=16 * 64), images, labels)
     assert " scan[" in text
     assert " scan[" not in plain_text
     assert_close(scanned, unrolled)
     scanned = read(net, images, labels)
     monkeypatch.setattr(stack, "LEAST_ON_SMALL", 27)
     unrolled = read(net, images, labels)
-    assert scanned.places == unrolled.places
+    assert scanned.spec == unrolled.spec
     assert_close(scanned.arrays, unrolled.arrays)
 
 
@@ -59,15 +59,17 @@ def assert_close(ours, theirs):
     ("depth", "pixels", "scans"), [(56, 2**17, 0), (56, 2**12, 3), (110, 2**17, 0), (128, 2**17, 3)]
 )
 def test_deep_nets_are_scanned_and_on_small_images_less_deep_ones_as_well(depth, pixels, scans):
-    net = stack.joined(nets.build("residual", depth=depth, classes=10, channels=1), pixels)
+    net = stack.stack_units(nets.build("residual", depth=depth, classes=10, channels=1), pixels)
     graph, params, rest = nets.split(net)
     traced = jax.make_jaxpr(lambda images: nets.apply(graph, params, rest, images))(jnp.ones((1, 8, 8, 1)))
-    assert sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans == len(stack.rows(params))
+    assert (
+        sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans == len(stack.stacked_names(params))
+    )
 
 
 def test_a_joined_net_has_the_points_of_the_net_and_its_trees_translate_there_and_back():
     net = nets.build("residual", depth=26, classes=10, channels=1)
-    joined = stack.joined(net, 1)
+    joined = stack.stack_units(net, 1)
     assert nets.points_of(joined, (8, 8, 1)) == nets.points_of(net, (8, 8, 1))
     assert nets.count_parameters(joined) == nets.count_parameters(net)
     _, params, rest = nets.split(net)
@@ -76,8 +78,8 @@ def test_a_joined_net_has_the_points_of_the_net_and_its_trees_translate_there_an
     ours = (joined_params, joined_rest, optimiser.init(joined_params))
     theirs = (params, rest, optimiser.init(params))
     assert len(jax.tree.leaves(ours)) < len(jax.tree.leaves(theirs))
-    assert_equal(stack.separated(ours), theirs)
-    assert_equal(stack.join(theirs, stack.rows(joined_params)), ours)
+    assert_equal(stack.unstack(ours), theirs)
+    assert_equal(stack.restack(theirs, stack.stacked_names(joined_params)), ours)
 
 
 def assert_equal(ours, theirs):

@@ -28,8 +28,8 @@ EVERY_STEP = ("--checkpoint-seconds", 0)
 def undisturbed(tmp_path_factory) -> Path:
     """The results of the command when nothing happens."""
     results = tmp_path_factory.mktemp("undisturbed")
-    said = call(*SWEEP, "--results", results)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", results)
+    assert result.code == 0, result
     return results / "sweep"
 
 
@@ -76,8 +76,8 @@ def test_an_undisturbed_sweep_is_whole(undisturbed):
 def test_a_killed_sweep_goes_on_to_the_same_tables(undisturbed, again):
     half = running(again / "sweep", 5, STEPS)
     before = {part: part.stat().st_mtime_ns for part in again.glob("sweep/runs/*/metrics/*.parquet")}
-    said = call(*SWEEP, "--results", again)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", again)
+    assert result.code == 0, result
     assert published(again / "sweep") == published(undisturbed)
     assert all(status["state"] == "done" for status in statuses(again / "sweep").values())
     # It went on, it did not begin anew: the parts up to the checkpoint are those that were there.
@@ -142,8 +142,8 @@ def test_a_broken_checkpoint_does_not_stop_a_resume(undisturbed, again):
     shutil.copytree(broken, broken.with_name(f"{STEPS:09d}.orbax-checkpoint-tmp-1"))
     broken.with_name(f"{STEPS - 1:09d}").mkdir()
     truncate(broken)
-    said = call(*SWEEP, "--results", again)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", again)
+    assert result.code == 0, result
     assert published(again / "sweep") == published(undisturbed)
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{STEPS:09d}"]
 
@@ -157,8 +157,8 @@ def test_a_record_of_another_machine_is_begun_anew(undisturbed, again):
     config["machine"]["cores"] += 1
     record.write_config({key: value for key, value in config.items() if key != "format"})
     before = {part: part.stat().st_mtime_ns for part in record.folder.glob("metrics/*.parquet")}
-    said = call(*SWEEP, "--results", again)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", again)
+    assert result.code == 0, result
     assert published(again / "sweep") == published(undisturbed)
     assert not any(unchanged(part, time) for part, time in before.items() if name in str(part))
 
@@ -183,18 +183,18 @@ def test_stopped_again_and_again_by_signals(undisturbed, tmp_path):
             assert int(newest_checkpoint(folder / "runs" / name).name) == step
             assert Record(folder / "runs" / name).readings()["step"].to_pylist()[-1] == step
             least = max(least, step + 2)  # the next signal comes when it has gone on
-    said = call(*SWEEP, "--results", tmp_path)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", tmp_path)
+    assert result.code == 0, result
     assert published(folder) == published(undisturbed)
 
 
 def test_a_finished_run_is_not_run_again(undisturbed):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("runs/*/*")}
     tables = published(undisturbed)
-    said = call(*SWEEP, "--results", undisturbed.parent)
-    assert said.code == 0
-    assert "2 of 2 runs are finished already" in said.err
-    assert "done" not in said.err
+    result = call(*SWEEP, "--results", undisturbed.parent)
+    assert result.code == 0
+    assert "2 of 2 runs are finished already" in result.err
+    assert "done" not in result.err
     assert {path: path.stat().st_mtime_ns for path in undisturbed.glob("runs/*/*")} == before
     assert published(undisturbed) == tables
 
@@ -223,9 +223,9 @@ def test_one_killed_worker_costs_its_own_run_only(undisturbed, tmp_path):
     frame: Any = gf.load(folder)  # published all the same, and honest about it
     assert set(frame[frame.run == victim].status) == {"failed"}
     # The next command completes it.
-    said = call(*SWEEP, "--results", tmp_path)
-    assert said.code == 0, said
-    assert "1 of 2 runs are finished already" in said.err
+    result = call(*SWEEP, "--results", tmp_path)
+    assert result.code == 0, result
+    assert "1 of 2 runs are finished already" in result.err
     assert published(folder) == published(undisturbed)
 
 
@@ -265,7 +265,7 @@ def test_two_commands_on_one_folder_write_each_run_once(undisturbed, tmp_path):
     made = [line for line in [*err.splitlines(), *lines] if "done" in line and "loss" in line]
     assert len(made) == 2, [err, lines]
     assert len({line.split()[2] for line in made}) == 2
-    assert sum("another command" in line for line in lines) <= 2  # said once a run, not once a second
+    assert sum("another command" in line for line in lines) <= 2  # result once a run, not once a second
     assert published(folder) == published(undisturbed)
 
 
@@ -276,17 +276,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(undisturbed, again):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        said = call(*SWEEP, *EVERY_STEP, "--results", again)
+        result = call(*SWEEP, *EVERY_STEP, "--results", again)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert said.code == 2, said
-    lines = [line for line in said.err.splitlines() if line.startswith("gradflow: ")]
+    assert result.code == 2, result
+    lines = [line for line in result.err.splitlines() if line.startswith("gradflow: ")]
     assert len(lines) == 1
     assert "cannot write" in lines[0]
-    assert "Traceback" not in said.err
+    assert "Traceback" not in result.err
     after: Any = gf.load(folder)
     merged = before.merge(after, on=["run", "step", "layer", "quantity"], how="left", suffixes=("", "_after"))
     assert (merged.value == merged.value_after).all()
-    said = call(*SWEEP, "--results", again)
-    assert said.code == 0, said
+    result = call(*SWEEP, "--results", again)
+    assert result.code == 0, result
     assert published(folder) == published(undisturbed)

@@ -29,11 +29,11 @@ def diverging(tmp_path_factory):
 
 
 def test_a_run_that_diverges_is_a_result_and_the_sweep_goes_on(diverging):
-    folder, said = diverging
-    assert said.code == 0, said
+    folder, result = diverging
+    assert result.code == 0, result
     assert sorted(status["state"] for status in statuses(folder).values()) == ["diverged", "done"]
-    assert sum("diverged" in line for line in said.err.splitlines()) == 1
-    assert sum("done" in line for line in said.err.splitlines()) == 1
+    assert sum("diverged" in line for line in result.err.splitlines()) == 1
+    assert sum("done" in line for line in result.err.splitlines()) == 1
 
 
 def test_what_a_diverged_run_recorded_is_kept_and_published(diverging):
@@ -57,9 +57,9 @@ def test_what_a_diverged_run_recorded_is_kept_and_published(diverging):
 def test_a_diverged_run_is_finished(diverging):
     folder, _ = diverging
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*")}
-    said = call(*DIVERGING, "--results", folder.parent)
-    assert said.code == 0
-    assert "2 of 2 runs are finished already" in said.err
+    result = call(*DIVERGING, "--results", folder.parent)
+    assert result.code == 0
+    assert "2 of 2 runs are finished already" in result.err
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*")} == before
 
 
@@ -67,9 +67,9 @@ def test_a_sweep_has_figures_and_publishes_exactly_its_own_runs(diverging):
     folder, _ = diverging
     assert {path.name for path in folder.glob("*.svg")} == {"gradient_norm.svg", "film.svg", "errors.svg"}
     whole = published(folder)
-    said = call(*DIVERGING[:-2], 0.01, 0.01, "--results", folder.parent)  # twice the same is once
-    assert said.code == 0
-    assert "1 of 1 runs are finished already" in said.err
+    result = call(*DIVERGING[:-2], 0.01, 0.01, "--results", folder.parent)  # twice the same is once
+    assert result.code == 0
+    assert "1 of 1 runs are finished already" in result.err
     assert gf.load(folder).run.nunique() == 1
     assert len(list(folder.glob("runs/*"))) == 2  # the other's record stays
     call(*DIVERGING, "--results", folder.parent)
@@ -80,11 +80,11 @@ def test_figures_are_functions_of_the_tables_alone(diverging, tmp_path):
     folder, _ = diverging
     for name in ("runs.csv", "readings.parquet"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    said = call("plot", tmp_path)
-    assert said.code == 0, said
+    result = call("plot", tmp_path)
+    assert result.code == 0, result
     drawn = {path.name: path.read_bytes() for path in folder.glob("*.svg")}
     assert drawn == {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
-    assert said.out.split() == [str(tmp_path / name) for name in ("gradient_norm.svg", "film.svg", "errors.svg")]
+    assert result.out.split() == [str(tmp_path / name) for name in ("gradient_norm.svg", "film.svg", "errors.svg")]
 
 
 def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
@@ -105,23 +105,24 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
         "--evaluations",
         0,
     )
-    said = call(*command, "--results", tmp_path)
-    assert said.code == 3, said
-    assert "Traceback" not in said.err
-    lines = [line for line in said.err.splitlines() if line.startswith("failed: ")]
+    result = call(*command, "--results", tmp_path)
+    assert result.code == 3, result
+    assert "Traceback" not in result.err
+    lines = [line for line in result.err.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 1
-    name, log = lines[0].split(": ")[1], Path(lines[0].rpartition("; see ")[2])
+    label, log = lines[0].split(": ")[1], Path(lines[0].rpartition("; see ")[2])
+    assert label == "width 200000"  # what tells it from the other
     assert "Traceback" in log.read_text()
-    assert log.parent.name == name
+    name = log.parent.name
     states = {run: status["state"] for run, status in statuses(tmp_path / "sweep").items()}
     assert states.pop(name) == "failed"
     assert list(states.values()) == ["done"]
     assert "log.txt" not in json.loads((log.parent / "status.json").read_text())["reason"]
     assert set(gf.load(tmp_path / "sweep").width) == {4}  # it had nothing to publish
     # All runs failed: nothing to publish, the same exit code. A failed run is tried again.
-    said = call(*[word for word in command if word != 4], "--results", tmp_path)
-    assert said.code == 3
-    assert f"failed: {name}" in said.err
+    result = call(*[word for word in command if word != 4], "--results", tmp_path)
+    assert result.code == 3
+    assert "failed: plain 8: " in result.err
 
 
 def test_the_workers_share_the_cores():

@@ -77,10 +77,10 @@ def test_a_step_that_is_not_read_is_the_same_step_and_reads_no_large_activation(
     states, readings = {}, {}
     for read in (True, False):
         state = training.start(net, 0)
-        assert len(stack.rows(state.params)) == rows
+        assert len(stack.stacked_names(state.params)) == rows
         for number in range(3):
             state, arrays = training.step(state, 0, number, read or number != 1)
-            readings[read, number] = Reading(number + 1, training.places, arrays)
+            readings[read, number] = Reading(number + 1, training.spec, arrays)
         states[read] = jax.device_get(state)
     jax.tree.map(np.testing.assert_array_equal, states[True], states[False])
     assert [one.values for (read, number), one in readings.items() if number != 1 and read] == [
@@ -154,7 +154,7 @@ def test_a_reading_is_finite_until_something_in_the_net_is_not(training, net, br
     state = training.start(net, 0)
     kernel = state.params["block02"]["conv1"]["kernel"].at[0, 0, 0, 0].set(broken)
     state.params["block02"]["conv1"]["kernel"] = kernel
-    whole, ill = (Reading(1, training.places, training.step(one, 0, 0)[1]) for one in (training.start(net, 0), state))
+    whole, ill = (Reading(1, training.spec, training.step(one, 0, 0)[1]) for one in (training.start(net, 0), state))
     assert whole.finite
     assert not ill.finite
 
@@ -202,7 +202,7 @@ def test_seeds_in_one_vmapped_step_are_the_seeds_one_by_one(name):
     for seed in (1, 3):
         alone = list(gf.train(dataclasses.replace(run, seed=seed)))
         for one, other in zip(alone, (readings[seed] for readings in together), strict=True):
-            assert (one.step, one.places, one.finite) == (other.step, other.places, other.finite)
+            assert (one.step, one.spec, one.finite) == (other.step, other.spec, other.finite)
             assert one.loss == pytest.approx(other.loss, rel=1e-4)
             for quantity, values in one.values.items():
                 wanted, got = (

@@ -14,7 +14,7 @@ from gradflow.arrays import Images
 from gradflow.errors import BadInput, choose
 from gradflow.nets.layers.convolution import convolve
 from gradflow.nets.layers.initialisers import initialiser
-from gradflow.nets.layers.normalisations import KEPT, NORMALISATIONS, normalisation
+from gradflow.nets.layers.normalisations import NORMALISATIONS, SAVED, normalisation
 
 TOWER = "tower"  # the axis of a mesh along which the groups of convolutions lie apart
 
@@ -72,7 +72,7 @@ class Convolution(nnx.Module):
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel.get_value().dtype)
         x, kernel = x.astype(dtype), self.kernel.get_value().astype(dtype)
         convolution = functools.partial(convolve, stride=self.stride, padding=self.padding)
-        y = checkpoint_name(_towers(convolution, self.groups)(x, kernel), KEPT)
+        y = checkpoint_name(_towers(convolution, self.groups)(x, kernel), SAVED)
         return y + self.bias.get_value().astype(dtype) if self.biased else y
 
 
@@ -108,7 +108,7 @@ class Linear(nnx.Linear):
         )
 
 
-def made_for(side: int | None, images: Images, least: int = 1) -> None:
+def check_image_size(side: int | None, images: Images, least: int = 1) -> None:
     """Raises `BadInput` unless images have `side` pixels a side, which a fully connected layer was made for (None: any
     number), and `least` or more.
     """

@@ -25,20 +25,20 @@ _PIECES, _PIECES_UP_TO, _PIECES_FROM = 8, 16, 2**20
 
 def convolve(x: Maps, kernel: jax.Array, stride: int, padding: int) -> Maps:
     """`(batch, h, w, in)` with kernel `(k, k, in, out)`, both sides padded by `padding` pixels of zeros."""
-    return _on_cpu(x, kernel, stride, padding) if jax.default_backend() == "cpu" else _plain(x, kernel, stride, padding)
+    return _cpu(x, kernel, stride, padding) if jax.default_backend() == "cpu" else _lax(x, kernel, stride, padding)
 
 
-def _plain(x, kernel, stride, padding):
+def _lax(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=LAYOUT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _on_cpu(x, kernel, stride, padding):
-    return _canonical(_apart(x), kernel, stride, [(padding, padding)] * 2)
+def _cpu(x, kernel, stride, padding):
+    return _canonical(_unfused(x), kernel, stride, [(padding, padding)] * 2)
 
 
 def _forward(x, kernel, stride, padding):
-    return _on_cpu(x, kernel, stride, padding), (x, kernel)
+    return _cpu(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, saved, gradient):
@@ -49,27 +49,27 @@ def _backward(stride, padding, saved, gradient):
     )
 
 
-_on_cpu.defvjp(_forward, _backward)
+_cpu.defvjp(_forward, _backward)
 
 
-def _canonical(x, kernel, stride: int, pads, spread: int = 1):
-    """The convolution of x, its pixels `spread` apart, in the fast path's layout.
+def _canonical(x, kernel, stride: int, pads, dilation: int = 1):
+    """The convolution of x, its pixels `dilation` apart, in the fast path's layout.
 
     Where the kernel is larger than the map, XLA exchanges the two and loses that path: 2.8 instead of 0.25 ms for 64
     maps of 2x2x64. So such a map is padded beforehand.
     """
     if x.dtype == jnp.float32 and math.prod(x.shape[1:3]) < math.prod(kernel.shape[:2]):
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, spread - 1) for pad in pads), (0, 0, 0)])
-        x, pads, spread = barrier(x), [(0, 0)] * 2, 1
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, (spread, spread), dimension_numbers=LAYOUT)
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, dilation - 1) for pad in pads), (0, 0, 0)])
+        x, pads, dilation = fusion_barrier(x), [(0, 0)] * 2, 1
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, (dilation, dilation), dimension_numbers=LAYOUT)
 
 
-def _apart(x: jax.Array) -> jax.Array:
+def _unfused(x: jax.Array) -> jax.Array:
     """`x`, where that pays kept from being fused into the convolution that follows."""
-    return x if x.shape[-1] < _FUSES_FROM else barrier(x)
+    return x if x.shape[-1] < _FUSES_FROM else fusion_barrier(x)
 
 
-def barrier(x: jax.Array) -> jax.Array:
+def fusion_barrier(x: jax.Array) -> jax.Array:
     """`x`, if float32 kept by XLA from being fused with what uses it: rounding to its own precision changes nothing."""
     if x.dtype != jnp.float32:
         return x
@@ -77,16 +77,16 @@ def barrier(x: jax.Array) -> jax.Array:
 
 
 def input_gradient(gradient, kernel, shape, stride: int, padding: int):
-    """dL/dx, of shape `shape`: the gradient, spread out by the stride, convolved with the turned kernel."""
-    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    """dL/dx, of shape `shape`: the gradient, dilation out by the stride, convolved with the flipped kernel."""
+    flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     before = [side - 1 - padding for side in kernel.shape[:2]]
-    spread = [(side - 1) * stride + 1 for side in gradient.shape[1:3]]
+    dilation = [(side - 1) * stride + 1 for side in gradient.shape[1:3]]
     after = [
         pixels + side - 1 - first - given
-        for pixels, side, first, given in zip(shape[1:3], kernel.shape[:2], before, spread, strict=True)
+        for pixels, side, first, given in zip(shape[1:3], kernel.shape[:2], before, dilation, strict=True)
     ]
     pads = list(zip(before, after, strict=True))
-    return _canonical(gradient, turned, 1, pads, stride)
+    return _canonical(gradient, flipped, 1, pads, stride)
 
 
 def weight_gradient(x, gradient, shape, stride: int, padding: int):

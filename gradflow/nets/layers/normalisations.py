@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 # What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
 # statistics cost is not paid twice, what lies between is computed again.
-KEPT = "kept"
+SAVED = "saved"
 Normalisation = Literal["batch", "group", "layer", "none"]
 NORMALISATIONS = get_args(Normalisation)
 
@@ -54,14 +54,14 @@ class BatchNorm(nnx.Module):
             y = (wide - mean) * (scale * inverse) + bias
         else:
             mean, variance = _statistics(jax.lax.stop_gradient(wide))
-            self._move(self.mean, mean)
-            self._move(self.variance, variance)
+            self._update_running(self.mean, mean)
+            self._update_running(self.variance, variance)
             inverse = jax.lax.rsqrt(variance + self.epsilon)
-            mean, inverse = checkpoint_name(mean, KEPT), checkpoint_name(inverse, KEPT)
+            mean, inverse = checkpoint_name(mean, SAVED), checkpoint_name(inverse, SAVED)
             y = _normalise(wide, mean, inverse, scale, bias)
         return y.astype(self.dtype or wide.dtype)
 
-    def _move(self, running: nnx.BatchStat, now: jax.Array) -> None:
+    def _update_running(self, running: nnx.BatchStat, now: jax.Array) -> None:
         old = running.get_value()
         running.set_value((self.decay * old + (1 - self.decay) * now).astype(old.dtype))
 

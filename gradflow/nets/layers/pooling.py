@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from gradflow.arrays import Maps
-from gradflow.nets.layers.convolution import barrier
+from gradflow.nets.layers.convolution import fusion_barrier
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # pixels before and after, by axis
 
@@ -29,7 +29,7 @@ def max_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool 
     """
     pads = _pads(x, window, stride, padding, partial)
     ours = jax.default_backend() == "cpu" and (stride == 1 or stride >= window)
-    return (_on_cpu if ours else _plain)(x, window, stride, pads)
+    return (_cpu if ours else _lax)(x, window, stride, pads)
 
 
 def average_pool(x: Maps, window: int, stride: int, padding: int = 0, partial: bool = False) -> Maps:
@@ -50,17 +50,17 @@ def _pads(x: jax.Array, window: int, stride: int, padding: int, partial: bool) -
     return along(x.shape[1]), along(x.shape[2])
 
 
-def _plain(x: jax.Array, window: int, stride: int, pads: Pads) -> jax.Array:
+def _lax(x: jax.Array, window: int, stride: int, pads: Pads) -> jax.Array:
     return nnx.max_pool(x, (window, window), (stride, stride), pads)  # pyright: ignore[reportArgumentType]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _on_cpu(x, window, stride, pads):
-    return _plain(x, window, stride, pads)
+def _cpu(x, window, stride, pads):
+    return _lax(x, window, stride, pads)
 
 
 def _forward(x, window, stride, pads):
-    y = _on_cpu(x, window, stride, pads)
+    y = _cpu(x, window, stride, pads)
     return y, (x, y)
 
 
@@ -79,15 +79,15 @@ def _backward(window, stride, pads, saved, gradient):
     for number, offset in reversed(list(enumerate(offsets))):  # the first that is the largest comes last and stays
         place = jnp.where(pixels(*offset) == y, number, place)
 
-    def spread(some, fill):
+    def dilate(some, fill):
         """What there is a window of, at the place of its first pixel, with room before for the reach of a window."""
         room = [
             (window - 1, pad[0] + side - far, stride - 1) for pad, side, far in zip(pads, sides, reach, strict=True)
         ]
-        return barrier(lax.pad(some, jnp.array(fill, some.dtype), [(0, 0, 0), *room, (0, 0, 0)]))
+        return fusion_barrier(lax.pad(some, jnp.array(fill, some.dtype), [(0, 0, 0), *room, (0, 0, 0)]))
 
     sides = x.shape[1:3]
-    place, gradient = spread(place, -1), spread(gradient, 0)
+    place, gradient = dilate(place, -1), dilate(gradient, 0)
     total = jnp.zeros(x.shape, gradient.dtype)
     for number, (row, column) in enumerate(offsets):
         top, left = (window - 1 - first + pad[0] for first, pad in zip((row, column), pads, strict=True))
@@ -97,4 +97,4 @@ def _backward(window, stride, pads, saved, gradient):
     return (total,)
 
 
-_on_cpu.defvjp(_forward, _backward)
+_cpu.defvjp(_forward, _backward)

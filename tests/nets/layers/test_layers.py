@@ -314,7 +314,7 @@ def test_the_gradient_of_dropout_passes_where_it_let_pass():
 
 
 def test_images_of_another_size_than_the_net_was_made_for_are_refused():
-    layers.made_for(8, jnp.zeros((1, 8, 8, 3)))
+    layers.check_image_size(8, jnp.zeros((1, 8, 8, 3)))
     for shape in ((1, 8, 9, 3), (1, 9, 8, 3), (1, 4, 4, 3)):
         with pytest.raises(BadInput, match=r"it is made for 8x8 pixels"):
-            layers.made_for(8, jnp.zeros(shape))
+            layers.check_image_size(8, jnp.zeros(shape))

@@ -76,8 +76,8 @@ def test_the_gradient_goes_to_the_first_of_the_largest(side, window, stride, pad
 def test_what_a_cpu_does_is_what_xla_does(side, window, stride, padding, partial, out):
     x = jnp.maximum(random(2, side, side, 3), 0)
     pads = pooling._pads(x, window, stride, padding, partial)
-    y, back = jax.vjp(lambda x: pooling._on_cpu(x, window, stride, pads), x)
-    plain, back_plain = jax.vjp(lambda x: pooling._plain(x, window, stride, pads), x)
+    y, back = jax.vjp(lambda x: pooling._cpu(x, window, stride, pads), x)
+    plain, back_plain = jax.vjp(lambda x: pooling._lax(x, window, stride, pads), x)
     np.testing.assert_array_equal(y, plain)
     gradient = random(2, out, out, 3)
     np.testing.assert_allclose(back(gradient)[0], back_plain(gradient)[0], rtol=1e-5, atol=1e-6)
