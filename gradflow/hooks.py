@@ -1,10 +1,10 @@
 """The hook: an identity with a side argument, the sink, whose gradient is defined to be a reading of the gradient.
 
 A net names the points of its spine, `x = hook("block03", x)`. With `no_hook` nothing happens. With a `Recorder` the
-point also leaves a summary of the activation on the way forward and, through the sink, the norm of its gradient on the
-way back, so one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No buffer of
-the size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a sharded
-batch.
+point also leaves a summary of the activation in the forward pass and, through the sink, the norm of its gradient in the
+backward pass. So one `jax.value_and_grad` over `(params, sinks)` trains the net and measures its gradient flow. No
+buffer of the size of an activation is kept and no host callback is made: it works under jit, vmap, scan, remat and a
+sharded batch.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
 # A branch that does not come back: its points go on from where it leaves, and the main path knows nothing of it.
 SIDE_BRANCH = "auxiliary"
 STACK_MARK = "+"  # between the names of equal units that are one scan
-OPEN, CLOSED = 0, 1  # a sink that is read at this step, and one that nobody reads
+OPEN, CLOSED = 0, 1  # a sink that is read at this step, and one that is not
 _LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
@@ -34,7 +34,7 @@ def unstacked_names(name: str) -> tuple[str, ...]:
 
 
 def no_hook(name: str, x: jax.Array) -> jax.Array:
-    """The hook that leaves everything alone: what a net uses when nobody listens."""
+    """The hook that does nothing: what a net uses when it is not recorded."""
     del name
     return x
 
@@ -213,7 +213,7 @@ def make_sinks(points: Iterable[Point], rows: Iterable[str] = (), read: Any = Tr
 
 
 def checkpoint(body: Callable[[Hook, Any], Any], hook: Hook, x: Any) -> Any:
-    """`body(hook, x)` whose activations are computed again on the way back (`jax.checkpoint`), readings included."""
+    """`body(hook, x)` whose activations are recomputed in the backward pass (`jax.checkpoint`), readings included."""
 
     def inner(x, sinks):
         recorder = Recorder(sinks)
@@ -238,9 +238,9 @@ def scan(
 
     `body(hook, carry, unit) -> (carry, out)` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that
     in the i-th unit; the sinks are those of `make_sinks(points, rows=["+".join(names)])`. `stacked` holds the units'
-    parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the way back
-    computes anew all but what has that `checkpoint_name`. For a hook that is neither `no_hook` nor a `Recorder` (a
-    function that looks) the stack is unrolled.
+    parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the
+    backward pass recomputes all but what has that `checkpoint_name`. For a hook that is neither `no_hook` nor a
+    `Recorder` (another function) the stack is unrolled.
     """
     if isinstance(hook, _Search):  # nothing is computed: one unit tells of all
         known, passed = len(hook.found), hook.passed["main"]

@@ -56,7 +56,7 @@ class ReadingSpec:
     def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "ReadingSpec":
         """From a net's hook points and the names of its weighted layers.
 
-        Raises `BadInput` for a layer whose name is that of no point, as nobody could say where in the net it is.
+        Raises `BadInput` for a layer whose name is that of no point: its position is not known.
         """
         position, layers = {point.name: point.position for point in points}, tuple(layers)
         if missing := [one for name in layers for one in unstacked_names(name) if one not in position]:

@@ -116,7 +116,7 @@ def run_column(table: Frame, column: str, by: Sequence[str] = TWINS) -> Series:
 def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
 
-    Positive: the gradient shrinks on its way back to the input. Zeros and what is not finite are not fitted. Raises
+    Positive: the gradient shrinks from output to input. Zeros and what is not finite are not fitted. Raises
     `BadInput` for a step that was not recorded.
     """
 
@@ -157,7 +157,7 @@ def _regime(rows: Frame) -> str:
 
 
 def gradient_ratio(table: Frame, step: int = 1) -> Series:
-    """By how much the gradient changes on its way back: its norm at the first unit over that at the last.
+    """By how much the gradient changes from output to input: its norm at the first unit over that at the last.
 
     The geometric mean over seeds, indexed by (net, depth, normalisation); nan where a norm is 0 or not finite. Raises
     `BadInput` for a step that was not recorded.

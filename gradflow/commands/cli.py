@@ -273,7 +273,7 @@ def main() -> None:
     except OSError as error:
         # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough: `gradflow describe vgg | head -3`
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: `gradflow describe vgg | head -3`
             sys.exit(EXIT_PIPE)
         print(f"gradflow: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

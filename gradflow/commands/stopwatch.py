@@ -1,4 +1,4 @@
-"""How long a training step takes and how much memory: a process of its own a net, which makes steps when it is told to.
+"""How long a training step takes and how much memory: a process for each net, which makes steps on request.
 
 So several can be kept ready and take turns, and a busy moment of the machine meets all of them. Any program that
 answers as `serve` does can take part: tests/torch_step.py is the same step in PyTorch.
@@ -60,13 +60,13 @@ class Stopwatch:
         if not line:
             printed = self.process.communicate()[1].strip().splitlines()
             raise BadInput(
-                f"the process that makes steps of {self.settings} died: {printed[-1] if printed else 'no word'}"
+                f"the process that makes steps of {self.settings} died: {printed[-1] if printed else 'no message'}"
             )
         return json.loads(line)
 
 
 def serve(settings: str) -> None:
-    """Builds and compiles a training step on random images, says what that took, then makes steps as it is told to.
+    """Builds and compiles a training step on random images, reports how long that took, then makes steps on request.
 
     `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`. For each line
     `count` or `count read` on standard input: that many steps, of which the first and then every `read`-th is read, the
@@ -137,7 +137,7 @@ def serve(settings: str) -> None:
 
 def _reset_peak() -> None:
     with contextlib.suppress(OSError):
-        _PEAK[0].write_text("5")  # Linux: from here on the peak of resident memory is counted anew
+        _PEAK[0].write_text("5")  # Linux: from here on the peak of resident memory is counted from zero
 
 
 def _peak() -> float:

@@ -99,7 +99,7 @@ def complete(net: str, given: Mapping[str, Any]) -> dict[str, Any]:
             guess = f" did you mean {near!r}?" if near else ""
             raise BadInput(f"net {net!r} has no setting {name!r}:{guess} it has {', '.join(legal) or 'none'}")
     found = {name: setting.exact(given.get(name, setting.default)) for name, setting in legal.items()}
-    if net in NETS:  # a user's own net is checked when it is built: nobody knows when it draws its first weight
+    if net in NETS:  # a user's own net is checked when it is built: it may draw weights before it checks its settings
         with contextlib.suppress(Checked):
             NETS[net](classes=10, channels=3, seed=None, **found)
     return found

@@ -39,7 +39,7 @@ def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
 
 
 def sweep_figures(frame: Any) -> dict[str, Any]:
-    """What is drawn of a sweep that nobody made a claim about: every figure that its runs have readings for."""
+    """The figures of a sweep, which no claim was made about: every one that its runs have readings for."""
     draw: dict[str, Callable[..., Any]] = {
         "gradient_norm": plot.gradient_curves,
         "film": plot.film,

@@ -165,7 +165,8 @@ def _config(run: Run, training: Training) -> dict[str, Any]:
 def _resume(record: Record, config: dict[str, Any], state: State) -> State:
     """The state of the last checkpoint, or `state` where there is none. What is newer than it is dropped.
 
-    A record made by another version or on another number of cores or devices may differ in rounding: it is begun anew.
+    A record made by another version or on another number of cores or devices may differ in rounding: it starts from
+    the first step.
     """
     same = (record.config or {}).get("machine") == config["machine"]
     found = checkpoint.latest(record.checkpoints, like=stack.unstack(state)) if same else None

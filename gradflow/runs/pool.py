@@ -56,7 +56,10 @@ class Pool:
                 event = {"event": "failed", "run": current[worker]["run"], "reason": _exit_reason(process.returncode)}
             if event["event"] == "stopped":  # by a signal from outside: it takes no other run
                 self.processes[worker] = None
-                event |= {"event": "failed", "reason": "its process was told to stop; it goes on from there"}
+                event |= {
+                    "event": "failed",
+                    "reason": "its process got a signal to stop; run again, it goes on from there",
+                }
             yield event
             if event["event"] not in ("started", "reading"):
                 del current[worker]
@@ -117,7 +120,7 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
             assert process.stdin
-            with contextlib.suppress(OSError):  # a job that nobody read
+            with contextlib.suppress(OSError):  # a job that was not read
                 process.stdin.close()
 
 

@@ -35,7 +35,7 @@ class Run:
         validation: Training images that are held out to test on, in the place of the test set.
         centre: What is subtracted from the images: the mean of each channel, or of each pixel (He 2015, section 4.2).
         shuffle: Put the pixels of all images into one fixed random order.
-        augment: Transform the images anew at each step.
+        augment: Transform the images at random at each step.
         transforms: By which transforms, joined by +: crop (of the image padded by 4), mirror, colour (Krizhevsky 2012).
         steps: Of training.
         batch: Images a step.

@@ -46,7 +46,7 @@ def _csv(runs: pd.DataFrame) -> str:
 
 
 def _read_runs(source: Path | io.StringIO) -> pd.DataFrame:
-    """One way in for raw and published runs: a setting that is None everywhere has the same type in both."""
+    """Reads raw and published runs alike: a setting that is None everywhere has the same type in both."""
     return pd.read_csv(source, keep_default_na=False, na_values=[""])
 
 

@@ -23,13 +23,13 @@ from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
 
-_EVENT_SECONDS = 0.25  # at most one reading in this time becomes an event: who watches has no faster eyes
+_EVENT_SECONDS = 0.25  # at most one reading in this time becomes an event: a live view needs no more
 
 
 def work(cores: str) -> None:
     """Reads jobs from standard input, one a line, and does them, until the input ends.
 
-    When the parent is gone the input ends at once, and so does the worker: nobody would read its events.
+    When the parent is gone the input ends at once, and so does the worker, whose events would not be read.
     """
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))

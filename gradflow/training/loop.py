@@ -24,7 +24,7 @@ from gradflow.training.step import State, make_step
 class Training:
     """A net's structure, a data set and an optimiser, compiled once: `start` from any seed, `step`, `evaluate`.
 
-    The state is donated to the step and the batch is sharded over all devices. Images are changed anew at each step by
+    The state is donated to the step and the batch is sharded over all devices. Images are transformed at each step by
     the `transforms` (see `data.augment`). `record=False` compiles the hooks out.
     Raises `BadInput` when the data do not fit the net, the batch or the devices.
     """
@@ -150,7 +150,7 @@ class Training:
             yield pending, None
 
     def readings(self, state: State, seed: int, steps: int, **schedule: Callable[[int], bool]) -> Iterator[Reading]:
-        """The readings of `steps`, for who wants no checkpoint."""
+        """The readings of `steps` alone, without the states."""
         return (reading for reading, _ in self.steps(state, seed, steps, **schedule))
 
     def vmapped_readings(

@@ -25,7 +25,7 @@ _YNNPACK = {
         f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("REDUCE", "DOT", "ELTWISE")
     )
 }
-# A step maps and faults in its temporary memory anew; huge pages make that cheap. glibc reads this when a process
+# Each step maps and faults in its temporary memory; huge pages make that cheap. glibc reads this when a process
 # starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
