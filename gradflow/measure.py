@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.errors import BadInput
-from gradflow.hooks import STACK_MARK, Point, norm, unstacked_names
+from gradflow.hooks import STACK_MARK, Point, unstacked_names
+from gradflow.reductions import norm
 
 
 class Quantity(NamedTuple):

@@ -8,6 +8,5 @@ import os
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-install_import_hook(
-    [f"gradflow.{room}" for room in ("hooks", "data", "measure", "nets", "training")], "beartype.beartype"
-)
+WINGS = ("hooks", "reductions", "data", "measure", "nets", "training")
+install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from naive import DIGITS, abstractly, build, digits, signals
 
-from gradflow import hooks, nets
+from gradflow import hooks, nets, reductions
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 from gradflow.training.read import read
@@ -112,29 +112,29 @@ def test_norm_is_right_where_a_sum_of_squares_leaves_float32(scale):
 
 
 def test_norm_of_nothing_is_zero_and_of_what_is_not_finite_is_not_finite():
-    assert hooks.norm(jnp.zeros((2, 3))) == 0
-    assert np.isnan(hooks.norm(jnp.array([1.0, np.nan])))
-    assert np.isnan(hooks.norm(jnp.array([np.inf, np.nan])))
-    assert hooks.norm(jnp.array([1.0, -np.inf])) == np.inf
+    assert reductions.norm(jnp.zeros((2, 3))) == 0
+    assert np.isnan(reductions.norm(jnp.array([1.0, np.nan])))
+    assert np.isnan(reductions.norm(jnp.array([np.inf, np.nan])))
+    assert reductions.norm(jnp.array([1.0, -np.inf])) == np.inf
 
 
 LARGE = (2, 300, 300, 2)  # where readings take one pass if the range allows it
-assert math.prod(LARGE) > hooks._LARGE
+assert math.prod(LARGE) > reductions.LARGE
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e-15, 1e-10, 1.0, 1e10, 1e16, 1e25, 1e34])
 def test_readings_of_a_large_array_are_right_over_the_whole_range(scale):
     x = (scale * np.random.default_rng(0).normal(size=LARGE)).astype(np.float32)
     wide = x.astype(float)
-    np.testing.assert_allclose(hooks.norm(jnp.asarray(x)), np.linalg.norm(wide), rtol=1e-5)
-    np.testing.assert_allclose(hooks.summary(jnp.asarray(x))[1], wide.std(), rtol=1e-5)
+    np.testing.assert_allclose(reductions.norm(jnp.asarray(x)), np.linalg.norm(wide), rtol=1e-5)
+    np.testing.assert_allclose(reductions.summary(jnp.asarray(x))[1], wide.std(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.5, 3.0, 10.0, 1000.0])
 def test_the_spread_of_a_large_array_survives_its_mean(mean):
     x = (mean + np.random.default_rng(0).normal(size=LARGE)).astype(np.float32)
     wide = x.astype(float)
-    summary = hooks.summary(jnp.asarray(x))
+    summary = reductions.summary(jnp.asarray(x))
     np.testing.assert_allclose(summary[1], wide.std(), rtol=1e-5)
     np.testing.assert_allclose(summary[0], wide.mean(), atol=1e-5 * (1 + mean))
 
@@ -143,18 +143,18 @@ def test_zeros_of_a_large_array_are_counted_exactly_and_what_is_not_finite_shows
     x = np.ones(LARGE, np.float32)
     x.flat[:12345] = 0
     x.flat[12345:20000] = -1e-30  # small, not zero
-    np.testing.assert_allclose(hooks.summary(jnp.asarray(x))[2], 12345 / x.size, rtol=1e-5)
-    assert float(hooks.norm(jnp.zeros(LARGE))) == 0
+    np.testing.assert_allclose(reductions.summary(jnp.asarray(x))[2], 12345 / x.size, rtol=1e-5)
+    assert float(reductions.norm(jnp.zeros(LARGE))) == 0
     for bad in (np.nan, np.inf):
         x.flat[-1] = bad
-        assert not np.isfinite(hooks.norm(jnp.asarray(x)))
-        assert not np.isfinite(hooks.summary(jnp.asarray(x))[1])
+        assert not np.isfinite(reductions.norm(jnp.asarray(x)))
+        assert not np.isfinite(reductions.summary(jnp.asarray(x))[1])
 
 
 def test_norm_of_bfloat16_is_summed_in_float32():
     ones = jnp.ones(4096, jnp.bfloat16)  # a sum in bfloat16 stops at 256: 256 + 1 rounds to 256
-    assert hooks.norm(ones) == 64
-    assert hooks.norm(ones).dtype == jnp.float32
+    assert reductions.norm(ones) == 64
+    assert reductions.norm(ones).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5])

@@ -34,6 +34,18 @@ def test_the_example_of_the_readme_runs_and_is_about_ten_lines():
     assert len(done.stdout.splitlines()) >= 3
 
 
+def test_the_own_net_of_the_readme_is_swept_by_the_command_beside_it(tmp_path):
+    example = re.search(r"In `my_nets.py`:\n\n```python\n(.+?)```\n\n```sh\n(.+?)\n```", README, re.S)
+    assert example
+    source, command = example.groups()
+    (tmp_path / "my_nets.py").write_text(source)
+    words = [sys.executable, "-m", *shlex.split(command), "--steps", "3", "--results", str(tmp_path / "results")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^4 .* 2 done\n16 .* 2 done$", done.stdout, re.M)
+    assert (tmp_path / "results" / "sweep" / "gradient_norm.svg").is_file()
+
+
 @pytest.mark.parametrize("command", re.findall(r"`(gradflow [a-z].+?)`", README))
 def test_every_command_that_the_readme_names_is_one_the_parser_takes(command):
     from gradflow.commands.cli import VERBS

@@ -1,9 +1,9 @@
 """Max and average pools; on a CPU the backward pass of the max pool is written out.
 
 XLA's CPU compiler scatters the gradient, one window after another. Measured at 64 maps of 16x16x64, forward and
-backward, one core: windows of 2x2, 2 apart, 11.9 ms, here 3.4; of 3x3, 1 apart, 92 ms, here 49 to 72. (XLA adds up shifted maps
-in 7 ms, but not while it is asked for the fast library, whose sums take 5 ms each.) Windows of 3x3, 2 apart, are faster
-as XLA does them. On other platforms it is `jax.lax.reduce_window` and nothing else.
+backward, one core: windows of 2x2, 2 apart, 11.9 ms, here 3.4; of 3x3, 1 apart, 92 ms, here 49 to 72. (XLA adds up
+shifted maps in 7 ms, but not while it is asked for the fast library, whose sums take 5 ms each.) Windows of 3x3, 2
+apart, are faster as XLA does them. On other platforms it is `jax.lax.reduce_window` and nothing else.
 """
 
 import functools
