@@ -106,34 +106,25 @@ def test_readings_are_complete_in_order_and_one_step_late(training, net, monkeyp
 
     step, saved, seen = training.step, [], []
     monkeypatch.setattr(training, "step", counting)
-    readings = training.readings(
-        training.start(net, 0),
-        0,
-        7,
-        test_at=lambda step: step in (2, 7),
-        save_at=lambda step: step == 4,
-        save=lambda step, state: saved.append((step, int(state.step), list(seen))),
-    )
-    for reading in readings:
-        # A step ahead of who reads, but at a save, where all readings come first, and at the end.
+    schedule = {"test_at": lambda step: step in (2, 7), "pause_at": lambda step: step == 4}
+    for reading, state in training.steps(training.start(net, 0), 0, 7, **schedule):
+        # A step ahead of the reader, but at a pause, where all readings come first, and at the end.
         assert taken == reading.step + (reading.step not in (4, 7))
         seen.append(reading.step)
         assert (reading.test_error is not None) == (reading.step in (2, 7))
+        if state is not None:
+            saved.append((reading.step, int(state.step), list(seen)))
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     assert saved == [(4, 4, [1, 2, 3, 4])]
 
 
 def test_a_run_continued_from_a_saved_state_reads_the_same_to_the_last_bit(training, net):
-    saved = {}
-    whole = table(
-        training.readings(
-            training.start(net, 5),
-            5,
-            6,
-            save_at=lambda step: step == 3,
-            save=lambda step, state: saved.update({step: jax.device_get(state)}),
-        )
-    )
+    saved, readings = {}, []
+    for reading, state in training.steps(training.start(net, 5), 5, 6, pause_at=lambda step: step == 3):
+        readings.append(reading)
+        if state is not None:
+            saved[reading.step] = jax.device_get(state)
+    whole = table(readings)
     again = make(net)  # compiled anew, as after a crash
     state = jax.tree.map(jnp.asarray, saved[3])
     assert table(again.readings(state, 5, 6)) == whole[3:]
