@@ -123,10 +123,10 @@ def label(row: Mapping[str, Any], keys: Sequence[str], names: Mapping[str, Mappi
 def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each run, by what tells the runs apart: the settings that vary, and the seed if there are several."""
     runs: Frame = pd.DataFrame(settings)
-    told = keys(runs)
-    names = {key: phrases(key, values(runs, key), beside_net=key == "depth" and "net" in told) for key in told}
+    apart = keys(runs)
+    names = {key: phrases(key, values(runs, key), beside_net=key == "depth" and "net" in apart) for key in apart}
     seeds = "seed" in runs and runs["seed"].nunique() > 1
-    return [label(row, told, names) + (f", seed {text(row['seed'])}" if seeds else "") for row in settings]
+    return [label(row, apart, names) + (f", seed {text(row['seed'])}" if seeds else "") for row in settings]
 
 
 def clean(value: Any) -> Any:
