@@ -1,6 +1,6 @@
 """Which run is drawn where: panels side by side by net, lines by one setting that varies, rows of panels by the others.
 
-Nothing is known here of any setting but `net` and `depth`: what is told apart follows from the runs.
+Nothing is known here of any setting but `net` and `depth`: what separates runs follows from their table.
 """
 
 from dataclasses import dataclass

@@ -99,10 +99,10 @@ def phrase(setting: str, value: Any, beside_net: bool = False) -> str:
 
 def phrases(setting: str, found: Iterable[Any], beside_net: bool = False) -> dict[Any, str]:
     """The phrase of each value; whole paths where their last names are the same."""
-    words = {value: phrase(setting, value, beside_net) for value in found}
-    if len(set(words.values())) == len(words):
-        return words
-    return {value: f"{setting.replace('_', ' ')} {value}" for value in words}
+    said = {value: phrase(setting, value, beside_net) for value in found}
+    if len(set(said.values())) == len(said):
+        return said
+    return {value: f"{setting.replace('_', ' ')} {value}" for value in said}
 
 
 def label(row: Mapping[str, Any], keys: Sequence[str], names: Mapping[str, Mapping[Any, str]] | None = None) -> str:
@@ -111,22 +111,22 @@ def label(row: Mapping[str, Any], keys: Sequence[str], names: Mapping[str, Mappi
     Missing settings are left out. `names` are the `phrases` of some settings, for values whose own would not do.
     """
     wanted = [key for key in (keys or FIRST[:2]) if key in row]
-    words = [key for key in wanted if clean(row[key]) is not None] or wanted
+    said = [key for key in wanted if clean(row[key]) is not None] or wanted
     parts: dict[str, str] = {}
-    for key in words:
+    for key in said:
         value = clean(row[key])
-        parts[key] = (names or {}).get(key, {}).get(value) or phrase(key, value, beside_net="net" in words)
-    beside = [parts.pop(key) for key in FIRST[:2] if key in parts and "net" in words]
+        parts[key] = (names or {}).get(key, {}).get(value) or phrase(key, value, beside_net="net" in said)
+    beside = [parts.pop(key) for key in FIRST[:2] if key in parts and "net" in said]
     return ", ".join([*([" ".join(beside)] if beside else []), *parts.values()]) or "run"
 
 
 def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each run, by what tells the runs apart: the settings that vary, and the seed if there are several."""
     runs: Frame = pd.DataFrame(settings)
-    wanted = keys(runs)
-    names = {key: phrases(key, values(runs, key), beside_net=key == "depth" and "net" in wanted) for key in wanted}
+    apart = keys(runs)
+    names = {key: phrases(key, values(runs, key), beside_net=key == "depth" and "net" in apart) for key in apart}
     seeds = "seed" in runs and runs["seed"].nunique() > 1
-    return [label(row, wanted, names) + (f", seed {text(row['seed'])}" if seeds else "") for row in settings]
+    return [label(row, apart, names) + (f", seed {text(row['seed'])}" if seeds else "") for row in settings]
 
 
 def clean(value: Any) -> Any:
