@@ -322,7 +322,7 @@ def test_two_towers_on_two_devices_are_one_net_on_one():
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
     }
     process = subprocess.run(
-        [sys.executable, "-c", TOWERS], env=environment, cwd=os.path.dirname(__file__),
+        [sys.executable, "-c", TOWERS], env=environment, cwd=os.path.dirname(os.path.dirname(__file__)),
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     result = json.loads(process.stdout)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections import defaultdict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -261,9 +262,10 @@ def rates(net):
 def test_dropout_is_the_papers_unless_a_number_replaces_it_and_changes_no_weight():
     assert rates(abstractly(lambda: build("googlenet", depth=22))) == (0.4, 0.7, 0.7)
     assert rates(abstractly(lambda: build("googlenet", depth=22, dropout=0.2))) == (0.2, 0.2, 0.2)
-    draw = {"classes": 10, "channels": 1, "width": 1, "image": 8, "initialisation": "normal(0.1)"}
+    draw: Any = {"classes": 10, "channels": 1, "width": 1, "image": 8, "initialisation": "normal(0.1)"}
     weights = lambda **given: nets.split(nets.build("googlenet", **draw, **given))[1]  # noqa: E731
     with short():
+        draw |= {"depth": googlenet.depth_of("paper")}
         with_it, without, alone = weights(), weights(dropout=0.0), weights(auxiliary=False)
     jax.tree.map(np.testing.assert_array_equal, with_it, without)
     assert without.keys() - alone.keys() == {"auxiliary1", "auxiliary2"}

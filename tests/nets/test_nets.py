@@ -316,7 +316,12 @@ def test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax():
     environment = os.environ | {"NNX_GRAPH_MODE": "false", "NNX_GRAPH_UPDATES": "false"}
     command = [sys.executable, "-W", "error", "-c", COMING_DEFAULT]
     process = subprocess.run(
-        command, env=environment, cwd=os.path.dirname(__file__), check=True, stdout=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        cwd=os.path.dirname(os.path.dirname(__file__)),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     result = json.loads(process.stdout)
     assert result["modes"] == [False, False]

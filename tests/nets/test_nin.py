@@ -130,7 +130,7 @@ def test_dropout_changes_no_weight():
 def test_dropout_acts_while_training_between_the_mlpconvs():
     images, _ = digits(4)
     given = {"classes": 10, "channels": 1, "width": 8, "image": 8}
-    with_it, without = (filled("nin", dropout=dropout, **given) for dropout in (None, 0.0))
+    with_it, without = (filled("nin", dropout=dropout, **given) for dropout in (0.5, 0.0))
     seen, plain = activations(*with_it, images), activations(*without, images)
     untouched = {name for name in seen if np.array_equal(seen[name], plain[name])}
     assert untouched == {"mlpconv1/conv", "mlpconv1/mlp1", "mlpconv1/mlp2"}

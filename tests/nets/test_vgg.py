@@ -70,7 +70,7 @@ def test_every_layer_of_configuration_e_has_the_shape_of_table_1():
 
 
 def test_the_shallow_net_has_a_5x5_layer_for_each_pair_of_3x3_layers():
-    (one, _), (two, _) = layers(family="imagenet", variant="5x5"), layers(family="imagenet", depth=13)
+    (one, _), (two, _) = layers(family="imagenet", variant="5x5", depth=8), layers(family="imagenet", depth=13)
     assert [layer.position for layer in one] == list(range(1, 9))
     assert [layer.output for layer in one if layer.name.startswith("conv")] == [
         layer.output for layer in two if layer.name.endswith("_2")
@@ -84,7 +84,7 @@ def test_the_shallow_net_has_a_5x5_layer_for_each_pair_of_3x3_layers():
 
 def test_the_cifar_form_pools_while_there_is_more_than_a_pixel():
     for image, sides in ((32, [32, 16, 8, 4, 2]), (8, [8, 4, 2, 1, 1]), (7, [7, 3, 1, 1, 1]), (1, [1] * 5)):
-        found, _ = layers(variant="5x5", image=image)
+        found, _ = layers(variant="5x5", depth=8, image=image)
         assert [layer.output[0] for layer in found[:5]] == sides
         assert [layer.output for layer in found[5:]] == [(512,), (512,), (10,)]
     found, _ = layers(depth=11, width=16)
@@ -165,7 +165,7 @@ def test_dropout_changes_no_weight():
 def test_dropout_acts_while_training_on_fc6_and_fc7():
     images, _ = digits(4)
     given = {"classes": 10, "channels": 1, "width": 4, "image": 8, "depth": 11}
-    with_it, without = (filled("vgg", dropout=dropout, **given) for dropout in (None, 0.0))
+    with_it, without = (filled("vgg", dropout=dropout, **given) for dropout in (0.5, 0.0))
     seen, plain = activations(*with_it, images), activations(*without, images)
     # What a hook sees of fc6 is its response: dropout comes after the activation.
     assert {name for name in seen if not np.array_equal(seen[name], plain[name])} == {"fc7", "head"}
@@ -183,7 +183,7 @@ def test_dropout_acts_while_training_on_fc6_and_fc7():
         ({"variant": "7x7"}, "choose one of paper, 1x1, 5x5"),
         ({"family": "mnist"}, "choose one of cifar, imagenet"),
         ({"depth": 16, "lrn": True}, "depth 16: only configuration A has, depth 11"),
-        ({"variant": "5x5", "lrn": True}, "depth 8: only configuration A has, depth 11"),
+        ({"variant": "5x5", "depth": 8, "lrn": True}, "depth 8: only configuration A has, depth 11"),
         ({"dropout": 1.0}, "from 0 to below 1"),
         ({"dropout": -0.1}, "from 0 to below 1"),
         ({"width": 0}, "at least 1"),
