@@ -8,6 +8,7 @@ time. `XLA_FLAGS=` compiles as a user does.
 import os
 from importlib import metadata
 
+import pytest
 from jaxtyping import install_import_hook
 
 FLAGS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_parallel_codegen_split_count=1"]
@@ -19,3 +20,28 @@ if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
+
+# Each takes ten seconds or more on one core and shows on a larger scale what a faster test beside it shows. They carry
+# the marker `slow`: `.ci/run` runs them, the README's command does not.
+SLOW = (
+    # The smoke runs of five experiments; those of the other six are not slow.
+    "[inception]",
+    "[lineage]",
+    "[alexnet_ingredients]",
+    "[design_rules]",
+    "[overhead]",
+    "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
+    "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
+    "runs/test_resume.py::test_stopped_again_and_again_by_signals",
+    "nets/test_alexnet.py::test_one_step_of_the_net_of_the_paper_in_its_own_size",
+    "nets/test_stack.py::test_scanned_and_unrolled_units_agree[batch-",
+    "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
+    "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(slow in item.nodeid for slow in SLOW):
+            item.add_marker(pytest.mark.slow)
