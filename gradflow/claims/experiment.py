@@ -5,17 +5,14 @@ idea and its first line is what `gradflow list` shows. One that is not about tra
 `measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
 """
 
-import contextlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from gradflow import user_code
 from gradflow.claims.verdict import Verdict
 from gradflow.errors import BadInput
 from gradflow.runs.settings import Run
@@ -53,13 +50,7 @@ def load(name: str) -> Experiment:
     path = Path(name).absolute() if own else known()[name]
     if path.suffix != ".py" or not path.is_file():
         raise BadInput(f"unknown experiment {name!r}: choose one of {', '.join(known())}, or the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"gradflow_experiment_{path.stem}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _one_line(path, "does not load"):
-        spec.loader.exec_module(module)
+    module = user_code.load(path)
     runs, measure = getattr(module, "runs", None), getattr(module, "measure", None)
     missing = [part for part in ("verdict", "figure") if not hasattr(module, part)]
     missing = ["runs"] * (runs is None and measure is None) + missing
@@ -67,20 +58,6 @@ def load(name: str) -> Experiment:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
     source = str(path) if own else name
     return Experiment(path.stem, source, module.__doc__ or "", runs, measure, module.verdict, module.figure)
-
-
-@contextlib.contextmanager
-def _one_line(path: str | Path, what: str) -> Iterator[None]:
-    """The user's own file may raise anything: that becomes a line that says what, and where in the file."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f" (line {lines[-1]})" if lines else ""
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise BadInput(f"experiment {path} {what}: {reason}{where}") from error
 
 
 def idea(path: Path) -> str:
@@ -96,7 +73,9 @@ def make_runs(
     """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
     assert experiment.runs
     given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
-    with _one_line(experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"):
+    with user_code.in_one_line(
+        experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"
+    ):
         return experiment.runs(preset, **given)
 
 
@@ -106,5 +85,7 @@ def measured(
     """The tables (runs, readings) of an experiment that measures by itself. It may write in `folder` alone."""
     assert experiment.measure
     given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
-    with _one_line(experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"):
+    with user_code.in_one_line(
+        experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"
+    ):
         return experiment.measure(preset, folder, **given)
