@@ -148,7 +148,7 @@ def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
         table.position > 1, 0.0, np.where(table.net == "plain", -5, 2)
     )  # of the unit at the input
     figure = plot.gradient_curves(table.assign(value=values), steps=[1])
-    words = [{text.get_text() for text in ax.texts} for ax in figure.axes]
+    words = [{label.get_text() for label in ax.texts} for ax in figure.axes]
     assert words == [{"8 ×10⁻⁵", "18 ×10⁻⁵"}, {"8 ×100", "18 ×100"}]
     assert [text.format_ratio(x) for x in (0.0034, 1.2, 2600, 26_000)] == ["×0.003", "×1", "×3000", "×10⁴"]
 
