@@ -25,11 +25,15 @@ install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 # the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
     # The smoke runs of five experiments; those of the other six are not slow.
-    "[inception]",
-    "[lineage]",
-    "[alexnet_ingredients]",
-    "[design_rules]",
-    "[overhead]",
+    *(
+        f"experiments/test_experiments.py::{test}[{name}]"
+        for test in (
+            "test_a_smoke_run_ends_in_verdict_report_and_figures",
+            "test_verdict_and_figures_are_functions_of_the_table_alone",
+            "test_plot_redraws_the_same_bytes",
+        )
+        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "overhead")
+    ),
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
     "runs/test_resume.py::test_stopped_again_and_again_by_signals",

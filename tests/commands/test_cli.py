@@ -67,13 +67,6 @@ def test_nothing_typed_is_help_and_a_version_is_a_line():
     assert call("--version") == (0, f"gradflow {metadata.version('gradflow')}\n", "")
 
 
-def test_help_and_version_do_not_wait_for_jax():
-    for arguments in ((), ("--help",), ("--version",)):
-        program = f"import sys; sys.argv[1:] = {list(arguments)!r}\nfrom gradflow.commands.cli import main\n"
-        program += "try: main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules, 'jax was imported'"
-        subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-
-
 def test_options_are_settings_and_several_values_make_a_grid():
     verb, args, given = parse("sweep", "--net", "plain", "residual", "--depth", 18, 34, "--seeds", 3)
     assert verb is cli.sweep
