@@ -12,19 +12,16 @@ import pytest
 from jaxtyping import install_import_hook
 
 FLAGS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_parallel_codegen_split_count=1"]
-if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (
-    0,
-    12,
-):  # later ones refuse it: the old emitter is gone
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # later ones refuse it: it is gone there
     FLAGS.append("cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
-# Each takes ten seconds or more on one core and shows on a larger scale what a faster test beside it shows. They carry
-# the marker `slow`: `.ci/run` runs them, the README's command does not.
+# Each takes seven seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
+# beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
-    # The smoke runs of five experiments; those of the other six are not slow.
+    # The smoke runs of seven experiments; those of the other four are not slow.
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -32,7 +29,7 @@ SLOW = (
             "test_verdict_and_figures_are_functions_of_the_table_alone",
             "test_plot_redraws_the_same_bytes",
         )
-        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "overhead")
+        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead")
     ),
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
@@ -40,6 +37,10 @@ SLOW = (
     "nets/test_alexnet.py::test_one_step_of_the_net_of_the_paper_in_its_own_size",
     "nets/test_stack.py::test_scanned_and_unrolled_units_agree[batch-",
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
+    "nets/test_nets.py::test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax",
+    "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
+    "nets/test_own_net.py::test_it_is_swept_plotted_and_not_run_twice",
+    "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
 )
 

@@ -1,9 +1,12 @@
 """Every experiment that comes with gradflow, and one of a user's own, from the command to verdict, report, figures."""
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +31,41 @@ MEASURED = ("overhead",)  # these make their tables themselves: they have no run
 SMALLER = dict.fromkeys(TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1))
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
-def made(request, tmp_path_factory) -> tuple[str, Path, Result]:
-    """An experiment's smoke preset, some made smaller still."""
-    name, results = request.param, tmp_path_factory.mktemp(request.param)
-    return name, results / name, call("run", name, "--smoke", *SMALLER.get(name, ()), "--results", results)
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Callable[[str], tuple[str, Path, Result]]:
+    """Gives an experiment's smoke preset, some made smaller still, and what the command said.
+
+    An experiment is run once for all test processes: the second to ask waits for the first.
+    """
+    results = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        results = results.parent
+    results = results / "smoke"
+    results.mkdir(exist_ok=True)
+
+    def run(name: str) -> tuple[str, Path, Result]:
+        answer = results / f"{name}.json"
+        with (results / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not answer.exists():
+                # One worker: the other core runs other tests.
+                more = () if name in MEASURED else ("--workers", 1, *SMALLER.get(name, ()))
+                answer.write_text(json.dumps(call("run", name, "--smoke", *more, "--results", results)))
+        return name, results / name, Result(*json.loads(answer.read_text()))
+
+    return run
 
 
-@pytest.fixture(scope="module", params=TWINS)
-def twins(request, tmp_path_factory) -> tuple[str, Path]:
+@pytest.fixture(params=SHIPPED)
+def made(request, smoke) -> tuple[str, Path, Result]:
+    """An experiment that was run. Nobody writes into its folder."""
+    return smoke(request.param)
+
+
+@pytest.fixture(params=TWINS)
+def twins(request, smoke) -> tuple[str, Path]:
     """The tables of one that compares plain and residual nets."""
-    name, results = request.param, tmp_path_factory.mktemp(request.param)
-    assert call("run", name, "--smoke", *SMALLER[name], "--results", results).code in (0, 1)
-    return name, results / name
+    return smoke(request.param)[:2]
 
 
 def test_there_are_experiments():
@@ -105,9 +130,11 @@ def test_verdict_and_figures_are_functions_of_the_table_alone(made, tmp_path):
     assert frame.equals(before)  # nobody changed it
 
 
-def test_plot_redraws_the_same_bytes(made):
-    _, folder, _ = made
+def test_plot_redraws_the_same_bytes(made, tmp_path):
+    name, folder, _ = made
+    folder = shutil.copytree(folder, tmp_path / name)
     drawn = {path: path.read_bytes() for path in folder.glob("*.svg")}
+    assert drawn
     for path in drawn:
         path.unlink()
     result = call("plot", folder)

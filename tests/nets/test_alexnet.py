@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from naive import build, check, digits, signals
+from naive import build, check, respond
 
-import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
@@ -98,12 +97,6 @@ def test_biases_and_weights_start_as_in_the_paper():
         assert kernel.std() == pytest.approx(0.01, rel=4 / np.sqrt(2 * kernel.size))
 
 
-def test_nets_that_differ_in_regularisation_start_with_the_same_weights():
-    paper = nets.split(alexnet())[1]
-    for setting in ({"dropout": 0.0}, {"lrn": False}, {"pooling": "plain"}, {"activation": "tanh"}):
-        jax.tree.map(np.testing.assert_array_equal, paper, nets.split(alexnet(**setting))[1])
-
-
 # The forward pass by hand
 
 
@@ -114,12 +107,6 @@ def pool(x, window, partial):
     x = jnp.pad(x, ((0, 0), (0, window), (0, window), (0, 0)), constant_values=-jnp.inf)
     cuts = [x[:, i : i + 2 * out : 2, j : j + 2 * out : 2] for i in range(window) for j in range(window)]
     return jnp.max(jnp.stack(cuts), axis=0)
-
-
-def respond(x):
-    squares = jnp.pad(x**2, ((0, 0), (0, 0), (0, 0), (2, 2)))
-    total = jnp.stack([squares[..., i : i + 5].sum(-1) for i in range(x.shape[-1])], -1)
-    return x / (2 + 1e-4 * total) ** 0.75
 
 
 def thin(x, keys):
@@ -189,19 +176,6 @@ def test_the_net_is_what_one_writes_by_hand(family, variant, pooling, lrn, image
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"variant": "one_tower", "normalisation": "batch"}])
-def test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point(settings):
-    net = alexnet(initialisation="he", **settings)
-    images, labels = digits(4)
-    split, points = nets.split(net), nets.points_of(net, images.shape[1:])
-    run = jax.jit(lambda *arrays: training.gradients(split[0], points, *arrays)[1])
-    readings = run(*split[1:], images, labels)
-    theirs = signals(*split, images, labels)
-    assert tuple(readings) == LAYERS
-    for name, vector in theirs.items():
-        np.testing.assert_allclose(readings[name], np.linalg.norm(vector), rtol=1e-4, err_msg=name)
-
-
 def test_one_step_of_the_net_of_the_paper_in_its_own_size():
     net = nets.build("alexnet", classes=1000, channels=3, family="imagenet")
     random = np.random.default_rng(0)
@@ -259,13 +233,6 @@ def test_images_of_another_size_are_refused():
 # Training
 
 
-def test_training_on_the_digits_learns():
-    given: dict[str, Any] = {"normalisation": "batch", "initialisation": "he", "width": 12}
-    run = gf.Run(net="alexnet", **given, steps=30, batch=32, learning_rate=0.02, dropout=0.2, evaluations=0)
-    losses = [reading.loss for reading in gf.train(run)]
-    assert np.mean(losses[-5:]) < 0.5 * losses[0]
-
-
 TOWERS = """
 import json, re
 import jax, jax.numpy as jnp, numpy as np
@@ -318,9 +285,8 @@ print(json.dumps({
 
 
 def test_two_towers_on_two_devices_are_one_net_on_one():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
-    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags}
     process = subprocess.run(
         [sys.executable, "-c", TOWERS], env=environment, cwd=os.path.dirname(os.path.dirname(__file__)),
         check=True, stdout=subprocess.PIPE, text=True,

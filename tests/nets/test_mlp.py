@@ -15,9 +15,6 @@ from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
 from gradflow.figures import rows
-from gradflow.nets.layers import atoms as layers
-from gradflow.nets.layers import initialisers, normalisations
-from gradflow.training import step as training
 
 
 def perceptron(name="residual_mlp", depth: Any = 5, width: Any = 6, image: Any = 8, **settings: Any):
@@ -102,43 +99,6 @@ def test_a_net_of_five_layers_is_what_one_writes_by_hand(name, order):
 
 
 @pytest.mark.parametrize(
-    ("name", "order", "normalisation"),
-    [("mlp", "post", "batch"), ("residual_mlp", "post", "none"), ("residual_mlp", "pre", "batch")],
-)
-def test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point(name, order, normalisation):
-    net = perceptron(name, order=order, normalisation=normalisation)
-    images, labels = digits(6)
-    split = nets.split(net)
-    points = nets.points_of(net, images.shape[1:])
-    run = jax.jit(lambda *arrays: training.gradients(split[0], points, *arrays)[1])
-    readings = run(*split[1:], images, labels)
-    theirs = signals(*split, images, labels)
-    assert readings.keys() == theirs.keys()
-    for point, vector in theirs.items():
-        np.testing.assert_allclose(readings[point], np.linalg.norm(vector), rtol=1e-5, err_msg=point)
-    if name == "residual_mlp":
-        a, b = theirs["block02/identity"], theirs["block02/residual"]
-        cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
-        assert gf.read(net, images, labels).values["path_cosine"]["block02"] == pytest.approx(cosine, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *({"activation": name} for name in layers.ACTIVATIONS),
-        *({"normalisation": name} for name in normalisations.NORMALISATIONS),
-        *({"initialisation": "normal(0.1)" if name == "normal" else name} for name in initialisers.INITIALISATIONS),
-        {"order": "pre"},
-    ],
-    ids=lambda setting: " ".join(setting.values()),
-)
-def test_every_setting_gives_finite_logits_that_tell_images_apart(setting):
-    logits = np.asarray(perceptron(width=8, depth=3, **setting)(digits(3)[0]))
-    assert np.isfinite(logits).all()
-    assert np.abs(logits[0] - logits[1:]).max(axis=1).min() > 1e-6
-
-
-@pytest.mark.parametrize(
     ("setting", "legal"),
     [
         ({"depth": 1}, "depth 1 is not legal: it must be at least 2"),
@@ -161,15 +121,16 @@ def test_images_of_another_size_are_refused():
         perceptron()(jnp.zeros((1, 9, 9, 1)))
 
 
-@pytest.mark.parametrize(("name", "order"), [("mlp", "post"), ("residual_mlp", "pre")])
-def test_training_on_the_digits_learns_and_is_read_at_units(name, order):
-    run = gf.Run(
-        net=name, depth=5, width=32, order=order, data="digits", steps=30, batch=32, learning_rate=0.05, evaluations=0
-    )
-    readings = list(gf.train(run))
-    losses = [reading.loss for reading in readings]
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
-    values = readings[0].values
-    assert ("path_cosine" in values) == (name != "mlp")
+@pytest.mark.parametrize("name", ["mlp", "residual_mlp"])
+def test_a_net_is_read_at_its_units_and_a_residual_one_on_both_paths(name):
+    net = perceptron(name, order="pre")
+    images, labels = digits(6)
+    values = gf.read(net, images, labels).values
     frame = pd.DataFrame({"run": "a", "layer": list(values["activation_gradient_norm"])})
     assert list(rows.units(frame)["layer"]) == ["block01", "block02", "block03"]
+    assert ("path_cosine" in values) == (name == "residual_mlp")
+    if name == "residual_mlp":
+        theirs = signals(*nets.split(net), images, labels)
+        a, b = theirs["block02/identity"], theirs["block02/residual"]
+        cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+        assert values["path_cosine"]["block02"] == pytest.approx(cosine, abs=1e-4)

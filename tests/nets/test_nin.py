@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from naive import abstractly, activations, batch_norm, build, check, convolve, digits, filled, loss, pool, signals
+from naive import abstractly, batch_norm, build, check, convolve, digits, filled, pool
 
 import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
 from gradflow.runs.execute import build_net
-from gradflow.training.step import gradients
 
 # papers.md section 7: output and parameters of each layer, ten classes.
 TABLE = [
@@ -93,52 +91,6 @@ def test_the_net_is_what_one_writes_by_hand(head, normalisation, image, sides):
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def small():
-    """The net on digits, with batch norm because so narrow a one hardly learns without, and the compiled pass."""
-    images, labels = digits(32)
-    graph, params, rest = filled("nin", classes=10, channels=1, width=8, dropout=0.0, image=8, normalisation="batch")
-    points = nets.points_of(nnx.merge(graph, params, rest), images.shape[1:])
-    run = jax.jit(lambda params: gradients(graph, points, params, rest, images, labels))
-    return graph, params, rest, images, labels, run
-
-
-def test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point(small):
-    graph, params, rest, images, labels, run = small
-    readings, theirs = run(params)[1], signals(graph, params, rest, images, labels)
-    assert list(readings) == sorted(theirs)
-    assert len(theirs) == 10
-    for name, gradient in theirs.items():
-        np.testing.assert_allclose(readings[name], np.linalg.norm(gradient), rtol=1e-4, err_msg=name)
-
-
-def test_thirty_steps_learn_a_batch_of_digits(small):
-    _, params, *_, run = small
-    losses = []
-    for _ in range(30):
-        gradient, *_, value, _ = run(params)
-        params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient)
-        losses.append(float(value))
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
-
-
-def test_dropout_changes_no_weight():
-    weights = lambda **given: nets.split(build("nin", depth=9, width=8, **given))[1]  # noqa: E731
-    jax.tree.map(np.testing.assert_array_equal, weights(), weights(dropout=0.0))
-
-
-def test_dropout_acts_while_training_between_the_mlpconvs():
-    images, _ = digits(4)
-    given = {"classes": 10, "channels": 1, "width": 8, "image": 8}
-    with_it, without = (filled("nin", dropout=dropout, **given) for dropout in (0.5, 0.0))
-    seen, plain = activations(*with_it, images), activations(*without, images)
-    untouched = {name for name in seen if np.array_equal(seen[name], plain[name])}
-    assert untouched == {"mlpconv1/conv", "mlpconv1/mlp1", "mlpconv1/mlp2"}
-    # In test there is no dropout, as there is none in training with a rate of 0.
-    logits, _ = jax.jit(lambda params, rest: nets.apply(with_it[0], params, rest, images, train=False))(*with_it[1:])
-    np.testing.assert_allclose(logits, plain["head"], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("setting", "legal"),
     [
@@ -165,18 +117,6 @@ def test_images_that_do_not_fit_are_refused():
         abstractly(lambda: logits(3))
     with pytest.raises(BadInput, match="made for 8x8 pixels"):
         abstractly(lambda: logits(9, head="fc", image=8))
-
-
-def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():
-    graph, params, rest = filled("nin", classes=10, channels=3)
-    images, labels = (
-        jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)),
-        jnp.array([7, 1]),
-    )
-    answer = lambda params: loss(nets.apply(graph, params, rest, images)[0], labels)  # noqa: E731
-    norms = jax.tree.map(lambda leaf: float(jnp.linalg.norm(leaf.ravel())), jax.jit(jax.grad(answer))(params))
-    assert len(jax.tree.leaves(norms)) == 18
-    assert all(0 < norm < 1e6 for norm in jax.tree.leaves(norms))
 
 
 def test_a_run_takes_its_settings():

@@ -6,20 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from naive import (
     abstractly,
-    activations,
     batch_norm,
     build,
     check,
     convolve,
     digits,
     filled,
-    loss,
     pool,
     respond,
-    signals,
 )
 
 import gradflow as gf
@@ -27,7 +23,6 @@ from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
 from gradflow.runs.execute import build_net
-from gradflow.training.step import gradients
 
 # papers.md section 9. Configuration: settings; parameters, with batch norm, those of convolutions; 1e9 multiply-adds.
 TABLE = {
@@ -128,52 +123,6 @@ def test_a_net_is_what_one_writes_by_hand(settings, blocks, kernels):
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 
-@pytest.fixture(scope="module")
-def small():
-    """Configuration A on digits, and the compiled training pass."""
-    images, labels = digits(16)
-    graph, params, rest = filled("vgg", classes=10, channels=1, width=4, dropout=0.0, image=8, depth=11)
-    points = nets.points_of(nnx.merge(graph, params, rest), images.shape[1:])
-    run = jax.jit(lambda params: gradients(graph, points, params, rest, images, labels))
-    return graph, params, rest, images, labels, run
-
-
-def test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point(small):
-    graph, params, rest, images, labels, run = small
-    readings, theirs = run(params)[1], signals(graph, params, rest, images, labels)
-    assert list(readings) == sorted(theirs)
-    assert len(theirs) == 11
-    for name, gradient in theirs.items():
-        np.testing.assert_allclose(readings[name], np.linalg.norm(gradient), rtol=1e-4, err_msg=name)
-
-
-def test_sixty_steps_learn_a_batch_of_digits(small):
-    _, params, *_, run = small
-    losses = []
-    for _ in range(60):
-        gradient, *_, value, _ = run(params)
-        params = jax.tree.map(lambda leaf, slope: leaf - 0.05 * slope, params, gradient)
-        losses.append(float(value))
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
-
-
-def test_dropout_changes_no_weight():
-    weights = lambda **given: nets.split(build("vgg", depth=11, width=4, **given))[1]  # noqa: E731
-    jax.tree.map(np.testing.assert_array_equal, weights(), weights(dropout=0.0))
-
-
-def test_dropout_acts_while_training_on_fc6_and_fc7():
-    images, _ = digits(4)
-    given = {"classes": 10, "channels": 1, "width": 4, "image": 8, "depth": 11}
-    with_it, without = (filled("vgg", dropout=dropout, **given) for dropout in (0.5, 0.0))
-    seen, plain = activations(*with_it, images), activations(*without, images)
-    # What a hook sees of fc6 is its response: dropout comes after the activation.
-    assert {name for name in seen if not np.array_equal(seen[name], plain[name])} == {"fc7", "head"}
-    # In test there is no dropout, as there is none in training with a rate of 0.
-    logits, _ = jax.jit(lambda params, rest: nets.apply(with_it[0], params, rest, images, train=False))(*with_it[1:])
-    np.testing.assert_allclose(logits, plain["head"], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("setting", "legal"),
     [
@@ -217,20 +166,3 @@ def test_a_run_takes_its_settings():
     run = gf.Run(net="vgg", depth=8, variant="5x5")
     assert run.variant == "5x5"
     assert abstractly(lambda: build_net(run)).image == 8  # the digits'
-
-
-def test_one_step_at_the_size_of_the_paper_has_finite_gradients_everywhere():
-    graph, params, rest = filled("vgg", family="imagenet", depth=16, classes=1000, channels=3)
-    images, labels = jnp.asarray(np.random.default_rng(0).standard_normal((1, 224, 224, 3), np.float32)), jnp.array([7])
-
-    @jax.jit
-    def step(params, rest):
-        answer, gradient = jax.value_and_grad(lambda params: loss(nets.apply(graph, params, rest, images)[0], labels))(
-            params
-        )
-        return answer, jax.tree.map(lambda leaf: jnp.sqrt(jnp.sum(jnp.square(leaf))), gradient)
-
-    value, norms = step(params, rest)
-    assert float(value) < 100
-    assert len(jax.tree.leaves(norms)) == 32
-    assert all(0 < float(norm) < 1e6 for norm in jax.tree.leaves(norms))
