@@ -11,12 +11,21 @@ from typing import Any
 import gradflow as gf
 
 PAPER = "He et al. 2015, section 4.2, figure 6"
-SMALL: dict[str, Any] = {"depth": (20, 32, 56), "batch": (64,), "steps": (200,), "learning_rate": (0.1,), "seeds": 2}
+RATES = (0.01, 0.03, 0.1)  # the paper's is 0.1
+SMALL: dict[str, Any] = {
+    "net": ("plain", "residual"),
+    "depth": (20, 56),
+    "batch": (64,),
+    "steps": (200,),
+    "validation": (200,),
+    "learning_rate": RATES,
+    "seeds": 5,
+}
 PRESETS = {
-    "smoke": SMALL | {"depth": (8, 14), "steps": (12,)},
+    "smoke": SMALL | {"depth": (8, 14), "steps": (12,), "learning_rate": RATES[:2], "seeds": 2},
     "default": SMALL,
     "full": SMALL
-    | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "seeds": 3}
+    | {"depth": (20, 32, 44, 56, 110), "batch": (128,), "steps": (64_000,), "validation": (5_000,), "seeds": 3}
     | {"augment": (True,), "centre": ("pixel",), "record": ("1000",), "evaluations": (164,)},
 }
 CLAIMS = {
@@ -46,8 +55,8 @@ CLAIMS = {
 
 
 def runs(preset, **overrides):
-    """Twins of each depth, same seeds, same batches."""
-    settings = PRESETS[preset] | {"net": ("plain", "residual")} | overrides
+    """Twins of each depth at each rate, same seeds, same batches."""
+    settings = PRESETS[preset] | overrides
     if preset != "full" or "warmup" in settings:
         return gf.grid(**settings)
     # The paper warms up at 110 layers only.

@@ -34,7 +34,9 @@ QUANTITIES = {
     "activation_gradient_norm": Quantity("activation", _GRADIENT, "sqrt(B) ||dL/dx||_F"),
     "identity_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||a||_F, a = what came back through the shortcut"),
     "residual_gradient_norm": Quantity("unit", _GRADIENT, "sqrt(B) ||b||_F, b = what came back through F"),
-    "path_cosine": Quantity("unit", "cosine, -1 to 1", "<a, b> / (||a|| ||b||), 2 <a, b> = |a+b|^2 - |a|^2 - |b|^2"),
+    "path_cosine": Quantity(
+        "unit", "cosine, -1 to 1", "<a, b> / (||a|| ||b||), 2 <a, b> = |a+b|^2 - |a|^2 - |b|^2; nan where that cancels"
+    ),
     "weight_norm": Quantity("layer", "weight", "||W||_F over the layer's kernel and bias, before the update"),
     "gradient_norm": Quantity("layer", "loss / weight", "||dL/dW||_F, L = mean loss of the batch, no weight decay"),
     "update_norm": Quantity("layer", "weight", "||W_after - W_before||_F, learning rate and weight decay included"),
@@ -129,10 +131,14 @@ def _reorder(entries: jax.Array, found: Sequence[str], names: Sequence[str]) -> 
 
 
 def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The cosine between two vectors of norms `a` and `b` whose sum has the norm `both`; nan where one of them is 0."""
-    largest = jnp.maximum(a, b)
+    """The cosine between two vectors of norms `a` and `b` whose sum has the norm `both`.
+
+    nan where one of them is so small against the other (in float32 about 1e-4) that the sum hardly knows of it.
+    """
+    largest, smallest = jnp.maximum(a, b), jnp.minimum(a, b)
+    known = smallest > 1e3 * jnp.finfo(both.dtype).eps * largest
     both, a, b = both / largest, a / largest, b / largest  # squares of the norms themselves may leave float32
-    return jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1)
+    return jnp.where(known, jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1), jnp.nan)
 
 
 def measure_weights(spec: ReadingSpec, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:

@@ -43,7 +43,7 @@ def summary(x: jax.Array) -> jax.Array:
     x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     count = jnp.asarray(x.size, x.dtype)
     mean = _total(x) / count
-    zeros = 1 - _total(jnp.abs(jnp.sign(x))) / count
+    zeros = jnp.clip(1 - _total(jnp.abs(jnp.sign(x))) / count, 0, 1)  # a share also after rounding
     return jnp.stack([mean, _deviation(x, mean, count), zeros])
 
 

@@ -28,7 +28,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.layers.streams import streams
@@ -169,6 +169,7 @@ def alexnet(
     normalisation: Normalisation = "none",
     activation: Activation = "relu",
     initialisation: str = "normal(0.01)",
+    padding: Padding = "zero",
     dtype=None,
 ) -> Net:
     """AlexNet for images of one size. Raises `BadInput` for what is not legal.
@@ -190,6 +191,8 @@ def alexnet(
         activation: Of all layers but the last.
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation.
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         dtype: Of the convolutions; None is that of the parameters, float32.
     """
     if depth != DEPTH:
@@ -201,7 +204,7 @@ def alexnet(
         least = next(side for side in range(1, 256) if last_side(rows, side, *windows) > 0)
         raise BadInput(f"image {image} is not legal: family {family!r} needs at least {least} pixels a side")
     share("dropout", dropout)
-    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
     form = {"family": family, "variant": variant, "image": image, "width": width, "lrn": lrn, "pooling": pooling}
     return Net(classes, channels, **form, dropout=dropout, atoms=atoms, rngs=rngs, side=side)

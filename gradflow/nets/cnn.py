@@ -20,7 +20,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -72,6 +72,7 @@ def cnn(
     normalisation: Normalisation = "none",
     activation: Activation = "relu",
     initialisation: str = "he",
+    padding: Padding = "zero",
     dtype=None,
 ) -> Net:
     """The net; as in figure 1 there is no regularisation unless asked for. Raises `BadInput` for what is not legal.
@@ -90,6 +91,8 @@ def cnn(
         activation: Of all layers but the last.
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation.
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         dtype: Of the convolutions; None is that of the parameters, float32.
     """
     if depth != DEPTH:
@@ -97,6 +100,6 @@ def cnn(
     at_least("image", image, LEAST)
     at_least("width", width, 1)
     share("dropout", dropout)
-    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
     return Net(classes, channels, image, width, lrn, pooling, dropout, atoms=atoms, rngs=rngs, side=side)

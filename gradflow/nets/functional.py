@@ -62,10 +62,13 @@ def multiply_adds(layers: Mapping[str, Mapping[str, Any]], points: Iterable[Poin
     }
 
 
-def points_of(net: nnx.Module, image_shape: tuple[int, ...]) -> tuple[Point, ...]:
-    """The hook points of a net for images of `(height, width, channel)`, in order, without running it."""
+def points_of(net: nnx.Module, image_shape: tuple[int, ...], dtype: Any = None) -> tuple[Point, ...]:
+    """The hook points of a net for images of `(height, width, channel)`, in order, without running it.
+
+    The images are of `dtype`, or else of that of the parameters.
+    """
     graph, params, rest = split(net)
-    dtype = jax.tree.leaves(params)[0].dtype
+    dtype = jax.tree.leaves(params)[0].dtype if dtype is None else dtype
     images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
     layers = (layer for name in weighted_layers(params) for layer in unstacked_names(name))

@@ -14,7 +14,7 @@ from flax import nnx
 from gradflow.arrays import Heads, Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -212,6 +212,7 @@ def googlenet(
     normalisation: Normalisation | None = None,
     activation: Activation = "relu",
     initialisation: str = "glorot",
+    padding: Padding = "zero",
     lrn: bool | None = None,
     dropout: float | None = None,
     auxiliary: bool = True,
@@ -237,6 +238,8 @@ def googlenet(
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation. The paper does not say; its twin for Caffe has
             glorot.
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         lrn: Two local response normalisations in the stem; by default on, but not in torchvision or beside another
             normalisation.
         dropout: The share that is dropped before every classifier; by default 0.4, and 0.7 in the auxiliary ones.
@@ -254,7 +257,7 @@ def googlenet(
             f"images of {image}x{image} pixels are too small for googlenet: it needs at least {least} a side{why}"
         )
     own = "batch" if variant == "torchvision" else "none"
-    atoms = Atoms(own if normalisation is None else normalisation, activation, initialisation, dtype)
+    atoms = Atoms(own if normalisation is None else normalisation, activation, initialisation, dtype, padding)
     if lrn is None:
         lrn = variant != "torchvision" and atoms.normalisation_name == "none"
     rngs, side = streams(seed)

@@ -14,7 +14,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation
 from gradflow.nets.layers.pooling import average_pool, max_pool
 from gradflow.nets.layers.streams import streams
@@ -87,6 +87,7 @@ def nin(
     normalisation: Normalisation = "none",
     activation: Activation = "relu",
     initialisation: str = "normal(0.05)",
+    padding: Padding = "zero",
     head: Literal["pool", "fc"] = "pool",
     dropout: float = 0.5,
     image: int = 32,
@@ -104,6 +105,8 @@ def nin(
         activation: Of all layers.
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation.
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         head: Global average pooling, or a fully connected layer from all pixels of the class maps (section 4.6).
         dropout: The share of the maps between mlpconv layers that is dropped.
         image: The side of the images in pixels, at least 4.
@@ -115,6 +118,6 @@ def nin(
     share("dropout", dropout)
     if image < LEAST:
         raise BadInput(f"images of {image}x{image} pixels are too small for nin: it needs at least {LEAST} a side")
-    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
     return Net(classes, channels, width, head, dropout, image, atoms, rngs, side)

@@ -15,7 +15,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits, Maps
 from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Identity, Normalisation
 from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.layers.streams import streams
@@ -190,6 +190,7 @@ def residual(
     normalisation: Normalisation = "batch",
     activation: Activation = "relu",
     initialisation: str = "he",
+    padding: Padding = "zero",
     pooling: Literal["stride", "max"] = "stride",
     head: Literal["pool", "fc"] = "pool",
     dropout: float = 0.0,
@@ -214,6 +215,8 @@ def residual(
         activation: Of all layers but the last.
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation.
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         pooling: How maps get smaller: by the stride of a convolution, or by a 2x2 max pool before it.
         head: Global average pooling and the classifier, or two hidden fully connected layers between them.
         dropout: The share of each hidden fully connected layer that is dropped; only with head fc.
@@ -227,7 +230,7 @@ def residual(
     at_least("width", width, 1)
     width = WIDTHS[family] if width is None else width
     rules = {"pooling": pooling, "head": head, "dropout": dropout, "widen": widen}
-    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
     return Net(depth, classes, channels, family, width, shortcut, order, atoms=atoms, rngs=rngs, side=side, **rules)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, share
 from gradflow.hooks import Hook, no_hook
-from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, check_image_size
+from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool
 from gradflow.nets.layers.streams import streams
@@ -89,6 +89,7 @@ def vgg(
     normalisation: Normalisation = "none",
     activation: Activation = "relu",
     initialisation: str = "glorot",
+    padding: Padding = "zero",
     lrn: bool = False,
     dropout: float = 0.5,
     image: int | None = None,
@@ -110,6 +111,8 @@ def vgg(
         initialisation: Of the weights: he, glorot, lecun, orthogonal or delta_orthogonal, each with an optional gain as
             in he(0.5); or normal(0.01) with its standard deviation. The paper says that glorot makes its own, by parts
             of a trained net, unnecessary (section 3.1).
+        padding: What lies beyond the edge of a map: zeros, or with circular the opposite edge, so that no window sees a
+            border.
         lrn: Local response normalisation after the first layer: configuration A-LRN, at depth 11 alone.
         dropout: The share of fc6 and fc7 that is dropped.
         image: The side of the images in pixels; by default 32, in family imagenet 224 and at least 32.
@@ -125,7 +128,7 @@ def vgg(
     image, least = IMAGES[family] if image is None else image, 32 if family == "imagenet" else 1
     if image < least:
         raise BadInput(f"images of {image}x{image} pixels are too small for vgg: it needs at least {least} a side")
-    atoms = Atoms(normalisation, activation, initialisation, dtype)
+    atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
     rules = {"family": family, "variant": variant, "lrn": lrn, "dropout": dropout, "width": width, "image": image}
     return Net(depth, classes, channels, atoms=atoms, rngs=rngs, side=side, **rules)

@@ -46,22 +46,25 @@ def build_net(run: Run) -> nnx.Module:
 
 
 def prepare(run: Run) -> tuple[Training, State]:
-    """The compiled training of `run`, shared by runs that differ only in seed, and the state before its first step."""
-    training = _training(run.replace(seed=0), load_dataset(run))
+    """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
+    training = _training(run.program, load_dataset(run))
     return training, training.start(build_net(run), run.seed)
 
 
 @functools.lru_cache(maxsize=1)
 def _training(run: Run, dataset: Dataset) -> Training:
-    rate = optimiser.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
     return Training(
         build_net(run),
         dataset,
-        optimiser.optimiser(run.optimiser, rate, run.momentum, run.weight_decay),
+        optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
         batch=run.batch,
         transforms=tuple(run.transforms.split("+")) if run.augment else (),
         centre=run.centre,
     )
+
+
+def _rates(run: Run) -> Callable[[int], float]:
+    return optimiser.rates(optimiser.schedule(run.schedule, run.learning_rate, run.steps, run.warmup), run.steps)
 
 
 def train(run: Run) -> Iterator[Reading]:
@@ -71,7 +74,7 @@ def train(run: Run) -> Iterator[Reading]:
     `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
     training, state = prepare(run)
-    yield from training.readings(state, run.seed, run.steps, test_at=run.tests)
+    yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=_rates(run))
 
 
 def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
@@ -81,7 +84,7 @@ def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
     """
     training, _ = prepare(run)
     states = [training.start(build_net(run.replace(seed=seed)), seed) for seed in seeds]
-    for readings in training.vmapped_readings(states, seeds, run.steps):
+    for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 
 
@@ -112,7 +115,7 @@ def execute(
         return stopping or step == run.steps or time.monotonic() - saved >= checkpoint_seconds
 
     status, step = "done", int(state.step)
-    schedule = {"read_at": run.keeps, "test_at": run.tests, "pause_at": checkpoint_at}
+    schedule = {"read_at": run.keeps, "test_at": run.tests, "pause_at": checkpoint_at, "rate_at": _rates(run)}
     for reading, after in training.steps(state, run.seed, run.steps, **schedule):
         step = reading.step
         _add(record, run, reading)

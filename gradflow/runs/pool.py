@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from gradflow.errors import BadInput
+from gradflow.runs.settings import NOT_COMPILED
 from gradflow.training import platform
 
 # "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
@@ -42,7 +43,7 @@ class Pool:
     def run(self, jobs: list[Event]) -> Iterator[Event]:
         """Hands the jobs out and yields what happens to them, until each has ended one way or another.
 
-        A free worker takes first what differs only in seed from what it just did: that is compiled already.
+        A free worker takes first what has the program of what it just did: that is compiled already.
         """
         waiting, current = list(jobs), {}
         last: dict[int, Event] = {}
@@ -130,7 +131,9 @@ def _exit_reason(code: int) -> str:
 
 
 def _compile_key(job: Event) -> str:
-    return json.dumps({**job["settings"], "seed": 0}, sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in job["settings"].items() if name not in NOT_COMPILED}, sort_keys=True
+    )
 
 
 def count_workers(workers: int | None, cores: int) -> int:

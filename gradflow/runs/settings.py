@@ -18,6 +18,8 @@ from gradflow.training.platform import Precision
 
 _LEAST = {"steps": 1, "batch": 1, "image_size": 1, "evaluations": 0, "validation": 0, "seed": 0, "warmup": 0}
 _NOT_NEGATIVE = ("learning_rate", "momentum", "weight_decay")
+# What the compiled training step does not depend on: the rest of a run is its program.
+NOT_COMPILED = ("seed", "steps", "learning_rate", "schedule", "warmup", "record", "evaluations")
 _LONGEST_NAME = 120  # characters; file systems allow 255
 
 
@@ -125,6 +127,11 @@ class Run:
     def replace(self, **changes: Any) -> "Run":
         """The same run but for `changes`."""
         return Run(**{**self.settings, **changes})
+
+    @property
+    def program(self) -> "Run":
+        """The same run but for what its compiled step does not depend on: runs of one program are compiled once."""
+        return self.replace(**{name: own_settings()[name].default for name in NOT_COMPILED})
 
     def _changed(self) -> dict[str, Any]:
         """The settings that are not at their default, net and seed apart."""

@@ -56,12 +56,12 @@ class Training:
         colours = image_transforms.colours(dataset.train_images, deviation) if "colour" in transforms else None
         take = make_step(graph, points if record else (), layers, optimiser)
 
-        def step(state: State, images, labels, indices, read):
+        def step(state: State, images, labels, indices, read, rate):
             chosen = image_transforms.normalise(images[indices], mean, deviation)
             if transforms:
                 key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
                 chosen = image_transforms.augment(key, chosen, transforms=transforms, colours=colours)
-            return take(state, chosen, labels[indices], read)
+            return take(state, chosen, labels[indices], read, rate)
 
         def count_errors(state: State, images, labels):
             logits, _ = nets.apply(
@@ -75,7 +75,7 @@ class Training:
 
         self._init = platform.jit_once(init)
         self._step, self._compiled = platform.jit(step, donate_argnums=0), False
-        self._steps = platform.jit(jax.vmap(step, in_axes=(0, None, None, 0, None)), donate_argnums=0)
+        self._steps = platform.jit(jax.vmap(step, in_axes=(0, None, None, 0, None, None)), donate_argnums=0)
         self._count_errors = platform.jit(count_errors)
         self._train = platform.replicate(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
@@ -87,12 +87,15 @@ class Training:
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
         return platform.replicate(self.mesh, self._init(params, rest, key))
 
-    def step(self, state: State, seed: int, number: int, read: bool = True) -> tuple[State, dict[str, jax.Array]]:
+    def step(
+        self, state: State, seed: int, number: int, read: bool = True, rate: float = 1.0
+    ) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
 
-        Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit.
+        Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit. The updates
+        of the optimiser are multiplied by `rate`.
         """
-        result = self._step(state, *self._train, self._indices(seed, number), np.bool_(read))
+        result = self._step(state, *self._train, self._indices(seed, number), np.bool_(read), np.float32(rate))
         if not self._compiled:
             platform.trim_memory()
             self._compiled = True
@@ -100,7 +103,7 @@ class Training:
 
     def lower(self, state: State) -> Any:
         """The step, traced and not yet compiled: what compiling costs and needs can be asked of it (`jax.stages`)."""
-        return self._step.lower(state, *self._train, self._indices(0, 0), np.bool_(True))
+        return self._step.lower(state, *self._train, self._indices(0, 0), np.bool_(True), np.float32(1))
 
     def _indices(self, seed: int, number: int) -> jax.Array:
         indices = batches.indices(seed, number, self.batch, self.count)
@@ -128,8 +131,11 @@ class Training:
         read_at: Callable[[int], bool] = lambda step: True,
         test_at: Callable[[int], bool] = lambda step: False,
         pause_at: Callable[[int], bool] = lambda step: False,
+        rate_at: Callable[[int], float] = lambda step: 1.0,
     ) -> Iterator[tuple[Reading, State | None]]:
         """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack activations.
+
+        The updates of step `step` (from 1) are multiplied by `rate_at(step)`.
 
         A reading is yielded only when the next step is already under way, so that the device never waits for its
         reader. Where `pause_at(step)` it is yielded before that, with the state after the step: a checkpoint can be
@@ -137,7 +143,7 @@ class Training:
         """
         pending = None
         for number in range(int(state.step), steps):
-            state, arrays = self.step(state, seed, number, read_at(number + 1))
+            state, arrays = self.step(state, seed, number, read_at(number + 1), rate_at(number + 1))
             if pending:
                 yield pending, None
             if test_at(number + 1):
@@ -149,12 +155,16 @@ class Training:
         if pending:
             yield pending, None
 
-    def readings(self, state: State, seed: int, steps: int, **schedule: Callable[[int], bool]) -> Iterator[Reading]:
+    def readings(self, state: State, seed: int, steps: int, **schedule: Callable[[int], Any]) -> Iterator[Reading]:
         """The readings of `steps` alone, without the states."""
         return (reading for reading, _ in self.steps(state, seed, steps, **schedule))
 
     def vmapped_readings(
-        self, states: Sequence[State], seeds: Sequence[int], steps: int
+        self,
+        states: Sequence[State],
+        seeds: Sequence[int],
+        steps: int,
+        rate_at: Callable[[int], float] = lambda step: 1.0,
     ) -> Iterator[tuple[Reading, ...]]:
         """Trains from several states, one a seed, in one vmapped step; yields a `Reading` a seed, step by step.
 
@@ -164,7 +174,8 @@ class Training:
         for number in range(int(states[0].step), steps):
             indices = np.stack([batches.indices(seed, number, self.batch, self.count) for seed in seeds])
             indices = jax.device_put(indices, platform.batch_sharding(self.mesh, 1))
-            state, arrays = self._steps(state, *self._train, indices, np.bool_(True))
+            rate = np.float32(rate_at(number + 1))
+            state, arrays = self._steps(state, *self._train, indices, np.bool_(True), rate)
             yield tuple(
                 Reading(number + 1, self.spec, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
                 for i in range(len(seeds))

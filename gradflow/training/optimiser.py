@@ -1,7 +1,10 @@
 """Settings to an optax chain and its schedule."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradflow.errors import BadInput, choose
@@ -33,7 +36,15 @@ def schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) -> op
     return optax.join_schedules([slow, lambda step: main(step + warmup)], [warmup])
 
 
-def optimiser(name: str, rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def rates(schedule: optax.Schedule, steps: int) -> Callable[[int], float]:
+    """The learning rate of each step, counted from 1, worked out once."""
+    worked_out = np.broadcast_to(np.asarray(schedule(jnp.arange(steps)), np.float32), steps).tolist()
+    return lambda step: worked_out[step - 1]
+
+
+def optimiser(
+    name: str, rate: float | optax.Schedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
     """`sgd` and `nesterov` with momentum; `adam` with `momentum` as its beta 1; both add the decay to the gradient, as
     the papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019).
     """

@@ -12,7 +12,7 @@ from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.measure import Reading, ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
-from gradflow.training.step import gradients
+from gradflow.training.step import finite, gradients
 
 
 def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
@@ -29,7 +29,7 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
         )
     net = stack.stack_units(net, math.prod(images.shape[:3]))
     graph, params, rest = nets.split(net)
-    points = nets.points_of(net, images.shape[1:])
+    points = nets.points_of(net, images.shape[1:], images.dtype)
     spec = ReadingSpec.of(points, nets.weighted_layers(params))
     return Reading(0, spec, _read(graph, points, params, rest, images, labels))
 
@@ -39,9 +39,10 @@ def _read(graph, points, params, rest, images, labels):
     layers = nets.weighted_layers
     gradient, backward, forward, _, loss, error = gradients(graph, points, params, rest, images, labels)
     spec = ReadingSpec.of(points, layers(params))
-    return {
+    readings = {
         "loss": loss,
         "train_error": error,
         **measure_flow(spec, len(labels), forward, backward),
         **measure_weights(spec, weight_norm=layers(params), gradient_norm=layers(gradient)),
     }
+    return readings | {"finite": finite(readings, True)}

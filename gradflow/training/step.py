@@ -62,16 +62,19 @@ def finite(readings: dict[str, jax.Array], read: jax.Array | bool) -> jax.Array:
 
 
 def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
-    """The step `(state, images, labels, read) -> (state, readings)`; without `points` only loss and error are read, and
-    where `read` is false activations and their gradients need not be.
+    """The step `(state, images, labels, read, rate) -> (state, readings)`; without `points` only loss and error are
+    read, and where `read` is false activations and their gradients need not be.
+
+    The updates of `optimiser` are multiplied by `rate`: as an input, the learning rate is no part of what is compiled.
     """
     spec = ReadingSpec.of(points, layers) if points else None
 
-    def step(state: State, images, labels, read=True):
+    def step(state: State, images, labels, read=True, rate=1.0):
         gradient, backward, forward, rest, loss, error = gradients(
             graph, points, state.params, state.rest, images, labels, read
         )
         updates, moments = optimiser.update(gradient, state.optimiser, state.params)
+        updates = jax.tree.map(lambda update: jnp.asarray(rate, update.dtype) * update, updates)
         params = optax.apply_updates(state.params, updates)
         readings = {"loss": loss, "train_error": error}
         if spec:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from gradflow.nets.layers.initialisers import initialiser
 from gradflow.nets.layers.normalisations import NORMALISATIONS, SAVED, normalisation
 
 TOWER = "tower"  # the axis of a mesh along which the groups of convolutions lie apart
+
+Padding = Literal["zero", "circular"]
+PADDINGS = get_args(Padding)
 
 IMAGES = {"cifar": 32, "imagenet": 224}  # the usual side of an image in pixels, by family of nets
 
@@ -43,7 +46,8 @@ class Convolution(nnx.Module):
 
     Without `padding` an odd kernel is padded by half its width on every side, so that output (i, j) is centred on input
     (stride i, stride j) and lines up with a shortcut that subsamples. `bias`: what the biases start at, None for none.
-    With `groups` each group of outputs sees its own share of the inputs alone (the towers of Krizhevsky 2012).
+    What lies beyond an edge is zero, or with `mode="circular"` the opposite edge: then every window is full. With
+    `groups` each group of outputs sees its own share of the inputs alone (the towers of Krizhevsky 2012).
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Convolution(nnx.Module):
         stride: int = 1,
         *,
         padding: int | None = None,
+        mode: Padding = "zero",
         bias: float | None = None,
         groups: int = 1,
         kernel_init,
@@ -66,12 +71,16 @@ class Convolution(nnx.Module):
             self.bias = nnx.Param(jnp.full(channels_out, bias, jnp.float32))
         self.biased, self.groups = bias is not None, groups
         self.stride, self.padding, self.dtype = stride, kernel // 2 if padding is None else padding, dtype
+        self.circular = mode == "circular" and self.padding > 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The maps, convolved."""
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel.get_value().dtype)
         x, kernel = x.astype(dtype), self.kernel.get_value().astype(dtype)
-        convolution = functools.partial(convolve, stride=self.stride, padding=self.padding)
+        if self.circular:
+            around = (self.padding, self.padding)
+            x = jnp.pad(x, ((0, 0), around, around, (0, 0)), mode="wrap")
+        convolution = functools.partial(convolve, stride=self.stride, padding=0 if self.circular else self.padding)
         y = checkpoint_name(_towers(convolution, self.groups)(x, kernel), SAVED)
         return y + self.bias.get_value().astype(dtype) if self.biased else y
 
@@ -139,21 +148,22 @@ class Dropout(nnx.Module):
 
 
 class Atoms:
-    """What all layers of one net share: the normalisation, activation and initialisation, by name, and the dtype of the
-    computation. Raises `BadInput` with the legal names.
+    """What all layers of one net share: the normalisation, activation, initialisation and padding, by name, and the
+    dtype of the computation. Raises `BadInput` with the legal names.
     """
 
-    def __init__(self, normalisation="batch", activation="relu", initialisation="he", dtype=None):
+    def __init__(self, normalisation="batch", activation="relu", initialisation="he", dtype=None, padding="zero"):
         self.normalisation_name = choose("normalisation", normalisation, NORMALISATIONS)
         self.activation = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]  # pyright: ignore[reportArgumentType]
         self.kernel_init = initialiser(initialisation)
         self.initialisation, self.dtype = initialisation, dtype
+        self.padding = choose("padding", padding, PADDINGS)
 
     def convolution(
         self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, *, rngs, **more: Any
     ) -> Convolution:
         """A `Convolution` of this net; `more` is its padding, bias, groups."""
-        more |= {"kernel_init": self.kernel_init, "dtype": self.dtype, "rngs": rngs}
+        more |= {"mode": self.padding, "kernel_init": self.kernel_init, "dtype": self.dtype, "rngs": rngs}
         return Convolution(channels_in, channels_out, kernel, stride, **more)
 
     def linear(self, channels_in: int, channels_out: int, *, rngs, bias: float = 0.0) -> Linear:

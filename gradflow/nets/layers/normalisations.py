@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -39,8 +40,11 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype=None):
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        ones, zeros = (
+            np.full(channels, value, np.float32) for value in (1, 0)
+        )  # float32 also where jax defaults to 64
+        self.scale, self.bias = nnx.Param(jnp.asarray(ones)), nnx.Param(jnp.asarray(zeros))
+        self.mean, self.variance = nnx.BatchStat(jnp.asarray(zeros)), nnx.BatchStat(jnp.asarray(ones))
         self.decay, self.epsilon, self.dtype = decay, epsilon, dtype
         self.use_running_average = False  # what Flax's train() and eval() set
 
@@ -54,8 +58,10 @@ class BatchNorm(nnx.Module):
             y = (wide - mean) * (scale * inverse) + bias
         else:
             mean, variance = _statistics(jax.lax.stop_gradient(wide))
+            count = x.size // x.shape[-1]
             self._update_running(self.mean, mean)
-            self._update_running(self.variance, variance)
+            # Unbiased, as Ioffe and Szegedy 2015, algorithm 2; the batch itself is divided by the biased one.
+            self._update_running(self.variance, variance * (count / max(count - 1, 1)))
             inverse = jax.lax.rsqrt(variance + self.epsilon)
             mean, inverse = checkpoint_name(mean, SAVED), checkpoint_name(inverse, SAVED)
             y = _normalise(wide, mean, inverse, scale, bias)
@@ -67,9 +73,16 @@ class BatchNorm(nnx.Module):
 
 
 def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance by channel, in one pass over x.
+
+    Of the distance from the mean of the first example, not of x itself: E[x^2] - E[x]^2 loses all its digits where the
+    mean is large against the deviation.
+    """
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
+    near = jnp.mean(x[:1], axes)
+    distance = x - near
+    mean = jnp.mean(distance, axes)
+    return near + mean, jnp.maximum(jnp.mean(jnp.square(distance), axes) - jnp.square(mean), 0)
 
 
 @jax.custom_vjp
