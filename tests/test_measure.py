@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import DIGITS, STATISTICS, activations, build, digits, loss, signals
 
-from gradflow import measure, nets
+import gradflow as gf
+from gradflow import measure, nets, reductions
 from gradflow.data.batches import indices
 from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
@@ -136,6 +137,54 @@ def test_cosine_with_a_signal_that_is_zero_is_not_a_number_and_rounding_never_le
         jnp.asarray([0.0, 0.0, 1.0, 1.0]),
     )
     np.testing.assert_array_equal(measure.cosine(both, a, b), [np.nan, np.nan, 1, -1])
+
+
+@pytest.mark.parametrize("ratio", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_a_cosine_is_right_or_not_a_number_where_one_path_is_far_smaller(ratio):
+    """Of right-angled and of parallel vectors; three norms in float32 know nothing of a path a millionth as long."""
+    for alike in (0.0, 0.5, 1.0):
+        both = np.sqrt(1 + 2 * alike * ratio + ratio**2)
+        ours = measure.cosine(*(jnp.asarray([norm], jnp.float32) for norm in (both, 1.0, ratio)))[0]
+        assert np.isnan(ours) or ours == pytest.approx(alike, abs=2e-3)
+        assert np.isnan(ours) == (ratio <= 1e-4)
+
+
+def test_in_float64_a_reading_is_read_in_float64():
+    with jax.enable_x64(True):
+        net, (images, labels) = build(), digits(BATCH)
+        images = np.asarray(images, np.float64)
+        ours = read(net, images, labels)
+        assert ours.arrays["activation_gradient_norm"].dtype == np.float64
+        graph, params, rest = jax.tree.map(lambda leaf: leaf.astype(np.float64), nets.split(net))
+        theirs = {name: np.linalg.norm(vector) for name, vector in signals(graph, params, rest, images, labels).items()}
+        norms = ours.values["activation_gradient_norm"]
+        # Weights are float32, and so are the gradients where they end: beyond that a step of float64 agrees.
+        assert_all_close(norms, {name: np.sqrt(BATCH) * theirs[name] for name in norms}, 1e-9)
+
+
+def test_a_net_with_batch_norm_trains_in_float64():
+    with jax.enable_x64(True):
+        readings = list(gf.train(gf.Run(net="residual", depth=8, steps=3, batch=16, evaluations=1)))
+    assert readings[-1].loss < readings[0].loss
+    assert readings[-1].finite
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_reading_of_a_broken_pixel_is_not_finite(net, broken):
+    images, labels = digits(BATCH)
+    assert read(net, images, labels).finite
+    assert not read(
+        net, np.asarray(images).copy() + np.where(np.arange(64).reshape(8, 8, 1) == 9, broken, 0), labels
+    ).finite
+
+
+@pytest.mark.parametrize("size", [7, 1000, 425 * 17, 2**17 + 3])
+def test_a_share_of_zeros_is_never_below_zero(size):
+    for zeros in (0, 1, size - 1, size):
+        x = jnp.asarray(np.arange(size) >= zeros, jnp.float32)
+        share = float(reductions.summary(x)[2])
+        assert 0 <= share <= 1
+        assert share == pytest.approx(zeros / size, abs=1e-6)
 
 
 def test_weight_gradient_and_update_norms_are_numpys_of_the_trees(net, first_step):

@@ -16,28 +16,13 @@ from gradflow.measure import spine as spine_layers
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
-CONFIDENCE = 0.95
+DEAD = 0.95  # times the error of chance: a net that never did better has learnt nothing
+_LEAST_STEPS = 50  # of a run that may be called dead for that: before, a batch or two decide
 TWINS = ("net", "depth", "normalisation")  # what tells the runs of a depth sweep apart
 IDENTITY, RESIDUAL, COSINE = PATHS = ("identity_gradient_norm", "residual_gradient_norm", "path_cosine")
 
 
 # Of plain numbers
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean, by Student's t; infinitely wide for a single value."""
-    numbers = np.asarray(values, float)
-    if len(numbers) < 2:
-        return -math.inf, math.inf
-    half = t_quantile(len(numbers) - 1) * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
-    return float(numbers.mean()) - half, float(numbers.mean()) + half
-
-
-def t_quantile(freedom: int) -> float:
-    """How many standard errors a 95 % interval reaches to each side: Student's t with so many degrees of freedom."""
-    from scipy.stats import t  # takes most of a second: only where something is judged
-
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def finite_log10(values: Any) -> Any:
@@ -74,15 +59,42 @@ def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] =
     """The error (a share, 0 to 1) at the end of each run, indexed by the settings `by` and the seed.
 
     For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last
-    reading. A run that is not done (diverged, failed, under way) has none: nan. A setting that is missing is "".
+    reading. A run that diverged has the error of chance, 1 - 1 / classes: it is an outcome, and leaving it out would
+    favour the net that diverges. One that is not done (failed, under way) has none: nan. A setting that is missing is
+    "".
     """
-    keys, table = [*by, "seed"], _with_values(table, by)
+    keys, table = [*by, "seed"], with_values(table, by)
     rows = table[table["quantity"] == quantity]
     last = rows.groupby("run")["step"].transform("max")
     rows = rows[rows["step"] > 0.9 * last if quantity == "train_error" else rows["step"] == last]
-    everyone = table[[*keys, "status"]].drop_duplicates().set_index(keys)
+    everyone = table.assign(chance=chance(table))[[*keys, "status", "chance"]].drop_duplicates().set_index(keys)
     error = rows.groupby(keys)["value"].mean().reindex(everyone.index)
-    return error.where(everyone["status"] == "done").sort_index()
+    error = error.where(everyone["status"] != "diverged", everyone["chance"])
+    return error.where(everyone["status"].isin(["done", "diverged"])).sort_index()
+
+
+def chance(table: Frame) -> Series:
+    """The error (a share, 0 to 1) of guessing, 1 - 1 / classes, for each row; nan for a table without `classes`."""
+    return 1 - 1 / table["classes"] if "classes" in table else pd.Series(math.nan, table.index)
+
+
+def fate(table: Frame) -> Series:
+    """How each run ended, indexed by run: its status, or `dead`.
+
+    Dead is a run that came to its end and learnt nothing: its gradients are all zero at the last step that has any, or
+    the mean training error of no tenth of its steps (of 50 or more in all) was below 95 % of that of chance.
+    """
+    status = table.groupby("run")["status"].first()
+    gradients = table[table["quantity"] == "activation_gradient_norm"]
+    last = gradients[gradients["step"] == gradients.groupby("run")["step"].transform("max")]
+    dead = (last.groupby("run")["value"].max() == 0).reindex(status.index, fill_value=False)
+    errors = table[table["quantity"] == "train_error"].assign(chance=chance(table))
+    for run, rows in errors.groupby("run"):
+        steps = int(rows["step"].max())
+        if steps >= _LEAST_STEPS:
+            smooth = rows.set_index("step")["value"].sort_index().rolling(steps // 10).mean()
+            dead[run] |= bool(smooth.min() >= DEAD * rows["chance"].iloc[0])
+    return status.where((status != "done") | ~dead, "dead")
 
 
 def first_step(table: Frame, quantity: str, below: float, window: int, by: Sequence[str] = TWINS) -> Series:
@@ -90,7 +102,7 @@ def first_step(table: Frame, quantity: str, below: float, window: int, by: Seque
 
     Indexed as `final_error`.
     """
-    keys, table = [*by, "seed"], _with_values(table, by)
+    keys, table = [*by, "seed"], with_values(table, by)
 
     def find(rows: Frame) -> float:
         smooth = rows.sort_values("step").set_index("step")["value"].rolling(window).mean()
@@ -102,14 +114,14 @@ def first_step(table: Frame, quantity: str, below: float, window: int, by: Seque
 
 def reading_at(table: Frame, quantity: str, layer: str, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """The reading of one layer at one step, indexed as `final_error`; of the whole net where `layer` is ""."""
-    table = _with_values(table, by)
+    table = with_values(table, by)
     rows = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["step"] == step)]
     return rows.groupby([*by, "seed"])["value"].mean().sort_index()
 
 
 def run_column(table: Frame, column: str, by: Sequence[str] = TWINS) -> Series:
     """A column of the table of runs, such as `parameters` or `multiply_adds`, indexed as `final_error`."""
-    runs = _with_values(table, by).drop_duplicates("run")
+    runs = with_values(table, by).drop_duplicates("run")
     return runs.set_index([*by, "seed"])[column].astype(float).sort_index()
 
 
@@ -125,49 +137,29 @@ def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Se
         good = ~np.isnan(height)
         return float(np.polyfit(rows["position"][good], height[good], 1)[0]) if good.sum() > 1 else math.nan
 
-    return _with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
+    return with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
 
 
-def _with_values(table: Frame, columns: Sequence[str]) -> Frame:
+def with_values(table: Frame, columns: Sequence[str]) -> Frame:
+    """The table with "" where a setting is missing, so that its rows can be grouped."""
     return table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in columns})
 
 
 # Of settings: one number, or word, over all seeds
 
 
-def gradient_regime(table: Frame, step: int = 1) -> Series:
-    """`vanishing`, `exploding` or `healthy` for each (net, depth, normalisation), by the slope of `gradient_slope`.
-
-    The side of zero on which its 95 % interval lies, no threshold; healthy where it holds zero. The seeds share one
-    slope and have each a level of their own; the interval is that of the points' scatter about the fit. `undecided`
-    where there are too few points to fit. Raises `BadInput` for a step that was not recorded.
-    """
-    return spine(table, step).groupby(list(TWINS))[["seed", "position", "value"]].apply(_regime)
-
-
-def _regime(rows: Frame) -> str:
-    good = rows.assign(height=finite_log10(rows["value"])).dropna(subset="height")
-    x, y = (good[name] - good.groupby("seed")[name].transform("mean") for name in ("position", "height"))
-    freedom, spread = len(good) - good["seed"].nunique() - 1, float(x @ x)
-    if freedom < 1 or spread == 0:
-        return "undecided"
-    slope = float(x @ y) / spread
-    half = t_quantile(freedom) * math.sqrt(float(((y - slope * x) ** 2).sum()) / freedom / spread)
-    return "vanishing" if slope > half else "exploding" if slope < -half else "healthy"
-
-
-def gradient_ratio(table: Frame, step: int = 1) -> Series:
+def gradient_ratio(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """By how much the gradient changes from output to input: its norm at the first unit over that at the last.
 
-    The geometric mean over seeds, indexed by (net, depth, normalisation); nan where a norm is 0 or not finite. Raises
-    `BadInput` for a step that was not recorded.
+    The geometric mean over seeds, indexed by the settings `by`; nan where a norm is 0 or not finite. Raises `BadInput`
+    for a step that was not recorded.
     """
-    ends = spine(table, step).groupby([*TWINS, "seed"])["value"].agg(["first", "last"])
-    return ends.groupby(list(TWINS))[["first", "last"]].apply(lambda rows: end_ratio(rows["first"], rows["last"]))
+    ends = with_values(spine(table, step), by).groupby([*by, "seed"])["value"].agg(["first", "last"])
+    return ends.groupby(list(by))[["first", "last"]].apply(lambda rows: end_ratio(rows["first"], rows["last"]))
 
 
 def error_facts(table: Frame) -> dict[str, dict[str, float]]:
-    """The final training and test errors of each net, by depth and normalisation: means over seeds that finished."""
+    """The final training and test errors of each net, by depth and normalisation: means over seeds."""
     facts = {}
     for quantity in ("train_error", "test_error"):
         error = final_error(table, quantity).groupby(["net", "normalisation", "depth"]).mean()

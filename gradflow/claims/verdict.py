@@ -1,32 +1,68 @@
-"""A claim judged by a measurement: an inequality about a statistic of the tables, with its interval over seeds."""
+"""A claim judged by a measurement: where the interval of a statistic over seeds lies."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gradflow.claims.statistics import CONFIDENCE, confidence_interval
-from gradflow.errors import choose
+from gradflow.claims.intervals import CONFIDENCE, confidence_interval, t_quantile, t_tail
+from gradflow.errors import BadInput, choose
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = "PASS", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
+SIDES = {">": "greater than", "<": "smaller than", "<=": "no worse than", "=": "equal to"}
+LEAST_SEEDS = 3
+_MOST_SEEDS = 1000  # beyond these nobody is told how many would decide
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, as an inequality about one number, written down before the runs."""
+    """What a paper says, about one number, written down before the runs with its margin.
+
+    There are four kinds, by `side`: the number is greater (`>`) or smaller (`<`) than `than`; it is no worse (`<=`),
+    less than `margin` above `than`; or it is equal (`=`), less than `margin` away from it on either side.
+    Raises `BadInput` for another side, or a margin where it is not wanted or missing where it is.
+    """
 
     text: str
     source: str  # paper, section, table or equation
     paper: str  # the paper's own number, in words where it prints none
     statistic: str  # what is computed from the tables, in words, for each seed
-    side: str  # ">" or "<": the number is claimed to lie on that side of `than`
+    side: str
     than: float = 0.0
-    seeds: int = 2  # fewer than these decide nothing
-    steps: int = 1  # shorter runs decide nothing: for claims about the end of a long training
+    margin: float = 0.0
+    seeds: int = LEAST_SEEDS  # fewer than these decide nothing
+    steps: int = 1  # the length of training that it is about: shorter runs decide nothing, for it or against it
 
     def __post_init__(self):
-        choose("side", self.side, ("<", ">"))
+        choose("side", self.side, SIDES)
+        if (self.margin > 0) != (self.side in ("<=", "=")) or not math.isfinite(self.margin):
+            raise BadInput(
+                f"margin {self.margin} is not legal with side {self.side!r}: <= and = have one above 0, > and < none"
+            )
+
+    @property
+    def region(self) -> tuple[float, float]:
+        """Where the number lies if the claim is true: between these two, which may be infinite."""
+        return {
+            ">": (self.than, math.inf),
+            "<": (-math.inf, self.than),
+            "<=": (-math.inf, self.than + self.margin),
+            "=": (self.than - self.margin, self.than + self.margin),
+        }[self.side]
+
+    @property
+    def rule(self) -> str:
+        """How it is judged, in words."""
+        low, high = self.region
+        where = (
+            f"above {low:g}"
+            if math.isinf(high)
+            else f"below {high:g}"
+            if math.isinf(low)
+            else f"in {low:g} to {high:g}"
+        )
+        return f"{CONFIDENCE:.0%} interval of the mean over seeds entirely {where}: PASS; entirely outside: FAIL"
 
 
 @dataclass(frozen=True)
@@ -34,10 +70,12 @@ class Finding:
     """A claim, our number for each seed, and the outcome."""
 
     claim: Claim
-    per_seed: dict[int, float]  # seeds that gave no number (a diverged run) are left out and counted in `missing`
+    per_seed: dict[int, float]  # seeds that gave no number are left out and counted in `missing`
     mean: float | None
     interval: tuple[float, float] | None  # 95 % for the mean over seeds
-    outcome: str
+    outcome: str  # among the claims of its verdict: see `Verdict`
+    alone: str  # as the only claim
+    p_value: float  # of the decision for or against the claim, two-sided: at most 0.05 where it is decided alone
     rule: str
     would_decide: str | None = None
     missing: tuple[int, ...] = ()
@@ -45,19 +83,34 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All findings of an experiment; the whole passes if each claim does and fails if one does."""
+    """All findings of an experiment, which are one family of claims.
+
+    What is said of each claim holds for all of them together with an error rate of 5 %, by Holm's procedure (1979):
+    those with the smallest p-values are decided first, the k-th of n at 5 % / (n - k + 1), up to the first that is not.
+    The whole passes if each claim does alone, which needs no correction, and fails if one fails after it.
+    """
 
     title: str  # the finding in words, for the figure
     findings: tuple[Finding, ...]
     facts: dict[str, Any] = field(default_factory=dict)  # what was seen beside the claims, not judged
+    judged: bool = True  # not where the runs were too short and few to be about any claim
+
+    def __post_init__(self):
+        among = _holm(self.findings) if self.judged else tuple(map(_not_judged, self.findings))
+        object.__setattr__(self, "findings", among)
 
     @property
     def outcome(self) -> str:
-        """PASS, FAIL or INCONCLUSIVE."""
-        outcomes = [finding.outcome for finding in self.findings]
-        if FAIL in outcomes:
+        """PASS, FAIL, INCONCLUSIVE or NOT JUDGED."""
+        if not self.judged:
+            return NOT_JUDGED
+        if any(finding.outcome == FAIL for finding in self.findings):
             return FAIL
-        return PASS if outcomes and all(outcome == PASS for outcome in outcomes) else INCONCLUSIVE
+        return PASS if self.findings and all(one.alone == PASS for one in self.findings) else INCONCLUSIVE
+
+    def not_judged(self) -> "Verdict":
+        """The same numbers without an outcome: of a preset that only shows that everything works."""
+        return replace(self, judged=False)
 
     def to_json(self) -> dict[str, Any]:
         """What `verdict.json` holds."""
@@ -67,25 +120,76 @@ class Verdict:
 
 
 def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
-    """PASS if the interval lies on the claimed side, FAIL if on the other, INCONCLUSIVE otherwise.
+    """PASS if the interval lies where the claim says, FAIL if all of it lies elsewhere, INCONCLUSIVE otherwise.
 
-    Also inconclusive with fewer seeds or steps than the claim needs. Seeds whose number is nan count as missing.
+    `steps` is the length of the shortest run behind the numbers. Inconclusive is also what has fewer seeds or steps
+    than the claim needs, and where a seed gave no number (nan): leaving it out would be a choice among outcomes.
     """
-    good = {seed: value for seed, value in sorted(per_seed.items()) if math.isfinite(value)}
+    good = {seed: float(value) for seed, value in sorted(per_seed.items()) if math.isfinite(value)}
     missing = tuple(sorted(set(per_seed) - set(good)))
-    rule = f"{CONFIDENCE:.0%} interval of the mean over seeds entirely {claim.side} {claim.than:g}"
     if not good:
-        would_decide = "runs that do not diverge" if missing else "runs that give this number: there are none"
-        return Finding(claim, {}, None, None, INCONCLUSIVE, rule, would_decide, missing)
-    low, high = confidence_interval(list(good.values()))
-    bounds = (low, high) if math.isfinite(low) else None
-    would_decide = None
-    if len(good) < claim.seeds:
-        outcome, would_decide = INCONCLUSIVE, f"{claim.seeds} seeds"
+        why = "runs that give this number: " + ("no seed did" if missing else "there are none")
+        return Finding(claim, {}, None, None, INCONCLUSIVE, INCONCLUSIVE, 1.0, claim.rule, why, missing)
+    values = list(good.values())
+    low, high = confidence_interval(values)
+    outcome, p_value = _decide(claim, values)
+    why = None if outcome != INCONCLUSIVE else _seeds_that_decide(claim, values)
+    if missing:
+        why = f"a number from seed {', '.join(map(str, missing))}"
+    elif len(good) < claim.seeds:
+        why = f"{claim.seeds} seeds"
     elif steps < claim.steps:
-        outcome, would_decide = INCONCLUSIVE, f"{claim.steps} steps, the length the claim is about"
-    elif bounds is None or low <= claim.than <= high:
-        outcome, would_decide = INCONCLUSIVE, "more seeds: the interval holds both sides"
-    else:
-        outcome = PASS if (low > claim.than) == (claim.side == ">") else FAIL
-    return Finding(claim, good, float(np.mean(list(good.values()))), bounds, outcome, rule, would_decide, missing)
+        why = f"{claim.steps} steps, the length the claim is about"
+    if why:
+        outcome, p_value = INCONCLUSIVE, 1.0 if outcome != INCONCLUSIVE else p_value
+    bounds = (low, high) if math.isfinite(low) else None
+    mean = float(np.mean(values))
+    return Finding(claim, good, mean, bounds, outcome, outcome, p_value, claim.rule, why, missing)
+
+
+def _decide(claim: Claim, values: list[float]) -> tuple[str, float]:
+    """The outcome by the values alone, and twice the p-value of the one-sided test that comes nearest to a decision.
+
+    The claim passes when each border of its region is significantly on the outer side of the mean (two one-sided tests,
+    where there are two), and fails when one of them is significantly on the inner side.
+    """
+    if len(values) < 2:
+        return INCONCLUSIVE, 1.0
+    low, high = claim.region
+    inside = max(t_tail(values, border, sign) for border, sign in ((low, 1), (high, -1)) if math.isfinite(border))
+    outside = min(t_tail(values, border, sign) for border, sign in ((low, -1), (high, 1)) if math.isfinite(border))
+    p_value = min(1.0, 2 * min(inside, outside))
+    if p_value > 1 - CONFIDENCE:
+        return INCONCLUSIVE, p_value
+    return PASS if inside < outside else FAIL, p_value
+
+
+def _seeds_that_decide(claim: Claim, values: list[float]) -> str:
+    """How many seeds would, if mean and deviation stay what they are."""
+    distance = min(abs(float(np.mean(values)) - border) for border in claim.region)
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.inf
+    for count in range(len(values) + 1, _MOST_SEEDS + 1):
+        if distance and t_quantile(count - 1) * deviation / math.sqrt(count) < distance:
+            return f"more seeds: about {count}, if mean and spread stay"
+    return "more seeds: many, as the mean is close to the border"
+
+
+def _holm(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings, those that do not stand beside the others made inconclusive."""
+    left, standing = len(findings), set()
+    for place in sorted(range(len(findings)), key=lambda place: findings[place].p_value):
+        if findings[place].p_value > (1 - CONFIDENCE) / left:
+            break
+        standing.add(place)
+        left -= 1
+    why = f"more seeds: decided alone, not as one of {len(findings)} claims"
+    return tuple(
+        finding
+        if place in standing or finding.alone == INCONCLUSIVE
+        else replace(finding, outcome=INCONCLUSIVE, would_decide=why)
+        for place, finding in enumerate(findings)
+    )
+
+
+def _not_judged(finding: Finding) -> Finding:
+    return replace(finding, outcome=NOT_JUDGED, alone=NOT_JUDGED, would_decide=None)

@@ -16,7 +16,7 @@ Frame = Any
 
 # Columns of the tables that are no settings: what was read, how the run ended, and what its net costs.
 NOT_SETTINGS = ("run", "step", "layer", "position", "quantity", "value", "seed", "status", "last_step")
-NOT_SETTINGS += ("parameters", "multiply_adds")
+NOT_SETTINGS += ("parameters", "multiply_adds", "classes")
 FIRST = ("net", "depth", "normalisation")  # named first, and kept where another setting would do as well
 
 

@@ -50,7 +50,11 @@ class Training:
         points = nets.points_of(joined, dataset.image_shape)
         weighted = nets.weighted_layers(nets.split(net)[1])
         layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
-        self.counts = {"parameters": nets.count_parameters(net), "multiply_adds": sum(adds.values())}
+        self.counts = {
+            "parameters": nets.count_parameters(net),
+            "multiply_adds": sum(adds.values()),
+            "classes": len(dataset.classes),
+        }
         self.spec, self.optimiser = ReadingSpec.of(points, layers), optimiser
         mean, deviation = image_transforms.statistics(dataset.train_images, centre)
         colours = image_transforms.colours(dataset.train_images, deviation) if "colour" in transforms else None

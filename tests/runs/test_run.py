@@ -15,10 +15,12 @@ from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.nets import stack
 from gradflow.runs import sweep
-from gradflow.runs.execute import build_net, execute, prepare
+from gradflow.runs.execute import build_net, execute, load_dataset, prepare
 from gradflow.runs.record import FORMAT, NET, Record
 from gradflow.runs.settings import own_settings, settings_of
 from gradflow.training import checkpoint
+from gradflow.training import optimiser as optim
+from gradflow.training.loop import Training
 
 OTHER: dict[str, Any] = {  # another legal value of every field
     "net": "plain",
@@ -30,6 +32,7 @@ OTHER: dict[str, Any] = {  # another legal value of every field
     "normalisation": "none",
     "activation": "tanh",
     "initialisation": "orthogonal",
+    "padding": "circular",
     "data": "elsewhere",
     "image_size": 4,
     "validation": 100,
@@ -198,6 +201,24 @@ def test_what_is_illegal_is_one_line_that_names_what_is_legal(settings, legal):
     assert "\n" not in message
     name, value = list(settings.items())[-1]
     assert name in message or str(value) in message  # and what was given
+
+
+def test_runs_of_one_program_share_what_is_compiled_and_differ_as_their_settings_say():
+    """The rate is an input of the step: what is recorded at another rate is what a step compiled for it alone does."""
+    settings = {"net": "plain", "depth": 8, "width": 4, "batch": 16, "steps": 4, "evaluations": 0}
+    slow, fast = gf.Run(**settings, learning_rate=0.01), gf.Run(**settings, schedule="cosine", warmup=1, seed=3)
+    assert slow.program == fast.program != gf.Run(**settings, momentum=0.5).program
+    assert prepare(slow)[0] is prepare(fast)[0]
+    for run in (slow, fast):
+        rate = optim.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
+        alone = Training(
+            build_net(run), load_dataset(run), optim.optimiser("sgd", rate, 0.9, run.weight_decay), batch=16
+        )
+        theirs = alone.readings(alone.start(build_net(run), run.seed), run.seed, 4)
+        for ours, other in zip(gf.train(run), theirs, strict=True):
+            assert ours.loss == pytest.approx(other.loss, rel=1e-5)
+            updates = other.values["update_norm"]
+            assert ours.values["update_norm"] == pytest.approx(updates, rel=1e-4)
 
 
 def test_every_field_is_tried():

@@ -137,7 +137,7 @@ def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch(traini
     x = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     x, running = np.asarray(x, np.float64), state.rest["norm"]
     np.testing.assert_allclose(running["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(running["variance"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(running["variance"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
