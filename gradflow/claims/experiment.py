@@ -1,8 +1,9 @@
 """An experiment is one Python file: a claim of a paper, the runs that test it, a verdict and its figures.
 
 The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the
-idea and its first line is what `gradflow list` shows. One that is not about training runs defines
-`measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
+idea and its first line is what `gradflow list` shows. Where it depends on the first runs which others follow, such as
+those at the best learning rate, `further_runs(table, preset, **overrides)` says which. One that is not about training
+runs defines `measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ class Experiment:
     idea: str  # its docstring
     runs: Callable[..., list[Run]] | None
     measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # there where `runs` is not
+    further_runs: Callable[..., list[Run]] | None
     verdict: Callable[[pd.DataFrame], Verdict]
     figure: Callable[[pd.DataFrame, Verdict], dict[str, Any]]
 
@@ -57,7 +59,8 @@ def load(name: str) -> Experiment:
     if missing:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
     source = str(path) if own else name
-    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, module.verdict, module.figure)
+    further = getattr(module, "further_runs", None)
+    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, further, module.verdict, module.figure)
 
 
 def idea(path: Path) -> str:
@@ -77,6 +80,17 @@ def make_runs(
         experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"
     ):
         return experiment.runs(preset, **given)
+
+
+def make_further_runs(
+    experiment: Experiment, table: pd.DataFrame, preset: str, overrides: Mapping[str, Sequence[Any]], seeds: int | None
+) -> list[Run]:
+    """The runs that follow the first ones, whose long table this is; none where the experiment has no such runs."""
+    if not experiment.further_runs:
+        return []
+    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    with user_code.in_one_line(experiment.source, f"has no further runs for preset {preset!r}"):
+        return experiment.further_runs(table, preset, **given)
 
 
 def measured(

@@ -1,5 +1,6 @@
 """Student's t: the interval of a mean, and the p-value of the claim that it lies beyond a border."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(numbers.mean()) - half, float(numbers.mean()) + half
 
 
+@functools.cache
 def t_quantile(freedom: int) -> float:
     """How many standard errors a 95 % interval reaches to each side: Student's t with so many degrees of freedom."""
     from scipy.stats import t  # takes most of a second: only where something is judged

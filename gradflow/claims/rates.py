@@ -1,4 +1,9 @@
-"""The learning rate that a net is judged at: its own best one of a grid, chosen on held-out images."""
+"""The learning rate that a net is judged at: its own best one of a grid, chosen on held-out images by other seeds.
+
+The seeds that were run at several rates choose, and nothing else: they are not judged. A seed at a rate that it helped
+to choose is judged too well; and where each is judged at the rate that the others choose, they are no longer
+independent: in a simulation, tests/claims/test_rates.py, that decides twice as often as it may.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,24 +19,30 @@ Series = Any
 
 
 def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
-    """The learning rate that each run is judged at, indexed as `final_error`: the best one on held-out images.
+    """The learning rate of a grid with the lowest `test_error`, averaged over the seeds that choose; of equals the least.
 
-    That is the rate of a grid with the lowest `test_error`, averaged over all *other* seeds, so that no run is judged
-    at a rate that it helped to choose; of equals the lowest. Raises `BadInput` where no images were held out: on the
-    test set nothing may be chosen.
+    Indexed by the settings `by`. A net that was run at a single rate has that one. Raises `BadInput` where a rate is
+    to be chosen and no images were held out: on the test set nothing may be chosen.
     """
-    if not (table["validation"] > 0).all():
+    keys = [*by, "learning_rate"]
+    error = final_error(table, "test_error", keys)
+    chooses = _chooses(with_values(table, by), by)
+    if chooses and not (table["validation"] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
-    error = final_error(table, "test_error", [*by, "learning_rate"])
-    of_seed = error.unstack("learning_rate").sort_index(axis=1)
-    together = of_seed.groupby(list(by))
-    of_others = (together.transform("sum") - of_seed.fillna(0)) / (together.transform("count") - of_seed.notna())
-    of_others = of_others.where(of_others.notna(), of_seed)  # a seed that is alone has none but its own
-    return of_others.dropna(how="all").idxmin(axis=1).rename("learning_rate")
+    choosing = error[error.index.get_level_values("seed").isin(chooses)] if chooses else error.fillna(1)
+    means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1)
+    return means.dropna(how="all").idxmin(axis=1).rename("learning_rate")
 
 
 def at_best_rates(table: Frame, by: Sequence[str] = TWINS) -> Frame:
-    """The rows of the runs at the rate of `best_rates`: one run for each combination of `by` and seed."""
-    best, keys = best_rates(table, by), [*by, "seed"]
-    known = with_values(table, by)
-    return table[known["learning_rate"].to_numpy() == best.reindex(pd.MultiIndex.from_frame(known[keys])).to_numpy()]
+    """The rows of the runs that are judged: those at the rate of `best_rates`, of the seeds that did not choose it."""
+    best, known = best_rates(table, by), with_values(table, by)
+    index = pd.MultiIndex.from_frame(known[list(by)]) if len(by) > 1 else pd.Index(known[by[0]])
+    judged = known["learning_rate"].to_numpy() == best.reindex(index).to_numpy()
+    return table[judged & ~table["seed"].isin(_chooses(known, by)).to_numpy()]
+
+
+def _chooses(table: Frame, by: Sequence[str]) -> set[int]:
+    """The seeds of which a net was run at several rates."""
+    several = table.groupby([*by, "seed"])["learning_rate"].nunique()
+    return set(several[several > 1].index.get_level_values("seed"))

@@ -63,7 +63,7 @@ def run(
     Args:
         experiment: a name from `gradflow list`, or the path of your own file.
         settings: replaces settings of the experiment's runs.
-        smoke: seconds instead of minutes; shows that everything works, decides nothing.
+        smoke: seconds instead of minutes, in RESULTS/smoke; shows that everything works and judges nothing.
         full: the paper's own size.
         results: the results go to RESULTS/<experiment>.
         seeds: how many seeds, from 0.
@@ -78,7 +78,7 @@ def run(
         raise BadInput("--smoke and --full exclude each other: choose one")
     chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
-    folder = results / chosen.name
+    folder = results / "smoke" / chosen.name if smoke else results / chosen.name
     failed = 0
     if chosen.measure:
         frame, made = _measure(chosen, preset, folder, settings.given, seeds)
@@ -87,8 +87,13 @@ def run(
         failed = _execute(records, workers, checkpoint_seconds)
         if failed == len(records):
             return EXIT_RUN_FAILED
-        frame, made = sweep.publish(records, folder), _provenance(records)
-    verdict = report.write(folder, frame, chosen, made)
+        frame = sweep.publish(records, folder)
+        if more := experiments.make_further_runs(chosen, frame, preset, settings.given, seeds):
+            records = {**records, **sweep.records(more, folder)}
+            failed = _execute(records, workers, checkpoint_seconds)
+            frame = sweep.publish(records, folder)
+        made = _provenance(records)
+    verdict = report.write(folder, frame, chosen, made, judged=not smoke)
     for finding in verdict.findings:
         print(report.line(finding))
     print(f"{verdict.outcome}: {verdict.title}")

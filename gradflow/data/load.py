@@ -37,7 +37,7 @@ def _prepared(dataset: Dataset, image_size: int | None, validation: int, seed: i
         dataset = _hold_out(dataset, validation, seed)
     splits = dataset.train_images, dataset.test_images
     if image_size is not None:
-        splits = [_reduce(images, image_size) for images in splits]
+        splits = [_resize(images, image_size) for images in splits]
     if shuffle:
         splits = [_shuffle(images) for images in splits]
     return replace(dataset, train_images=splits[0], test_images=splits[1])
@@ -113,16 +113,19 @@ def _shuffle(images: np.ndarray) -> np.ndarray:
     return images.reshape(count, height * width, channels)[:, order].reshape(images.shape)
 
 
-def _reduce(images: np.ndarray, image_size: int) -> np.ndarray:
-    """Averages square blocks so that the longer side becomes `image_size`; halves are rounded up."""
+def _resize(images: np.ndarray, image_size: int) -> np.ndarray:
+    """Averages square blocks so that the longer side becomes `image_size`, halves rounded up; or repeats pixels."""
     height, width = images.shape[1:3]
     longer, common = max(height, width), math.gcd(height, width)
-    legal = [longer // factor for factor in range(common, 0, -1) if common % factor == 0]
-    if image_size >= longer:
-        return images
-    if image_size not in legal:
-        sizes = ", ".join(map(str, legal))
-        raise BadInput(f"image size {image_size} does not divide {height}x{width} images: legal are {sizes} and above")
+    smaller = [longer // factor for factor in range(common, 0, -1) if common % factor == 0]
+    if image_size > longer and image_size % longer == 0:
+        return images.repeat(image_size // longer, axis=1).repeat(image_size // longer, axis=2)
+    if image_size not in smaller:
+        sizes = ", ".join(map(str, smaller))
+        raise BadInput(
+            f"image size {image_size} is not possible for {height}x{width} images: legal are {sizes} and multiples of "
+            f"{longer}"
+        )
     factor = longer // image_size
     total = np.zeros((len(images), height // factor, width // factor, images.shape[3]), np.uint32)
     for row in range(factor):

@@ -34,6 +34,19 @@ def curve(ax: Axes, curves: Frame, color: Any, linewidth: float, zorder: float) 
     return mean.index[0], mean.iloc[0]
 
 
+def law(ax: Axes, curves: Frame, slope: float, zorder: float) -> None:
+    """Draws the line that falls by `slope` decades a layer towards the input, from the output end of the runs' mean.
+
+    Nothing is drawn where there is no law (nan) or no run without a gap.
+    """
+    whole = curves.dropna(axis=1)
+    if np.isnan(slope) or whole.empty:
+        return
+    across = np.array([whole.index[0], whole.index[-1]])
+    height = geometric_mean(whole.iloc[-1]) * 10 ** (slope * (across - across[-1]))
+    ax.plot(across, height, color="black", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=zorder + 1)
+
+
 def cells(ax: Axes, values: Frame, scale: LogNorm) -> float:
     """Draws values as colour over step (across) and position (up); returns where, across, they end."""
     borders = edges(values.columns, ratio=True), edges(values.index)

@@ -6,7 +6,7 @@ Which run is drawn where is found in `facets.py`, which rows in `rows.py`, and h
 and marks look in `layout.py`, `marks.py` and `style.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -33,6 +33,7 @@ def gradient_curves(
     note: str = "",
     quantity: str = "activation_gradient_norm",
     steps: Sequence[int] | None = None,
+    laws: Mapping[str, float | None] | None = None,
 ) -> Figure:
     """Draws a norm against layer position, one column of panels a net, all on the same axes.
 
@@ -40,7 +41,8 @@ def gradient_curves(
     show, one row for the first and the last step of each combination. A line is the geometric mean over seeds, thin
     lines are the seeds, the band goes from the lowest to the highest. At the line's input end, where the gradient
     arrives, stand the depth, or whatever the lines differ by, and how many times the gradient norm there is that at the
-    output end.
+    output end. `laws` has the slope that theory predicts for a run, in decades a layer, positive where the norm falls
+    towards the input; it is drawn as a thin dotted line from the output end of that run's mean.
     """
     found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, LABELS))))
     frame, gradient, places = found.frame, quantity.endswith("gradient_norm"), len(found.values)
@@ -49,6 +51,7 @@ def gradient_curves(
     height = 2.0 if len(panels) < 4 else 1.5
     words = [found.line] * (found.line != "" and (gradient or found.line != "depth"))
     words += ["the norm where the gradient ends (input) over that where it starts (dot)"] * gradient
+    words += ["dotted: what theory predicts"] * bool(laws)
     key = f"At each line: {', and '.join(words)}.\n" if words else ""
     figure, axes = layout.grid(len(panels), len(found.nets), height, title, key + note, sharex=True, sharey=True)
     ends, lost = {}, {}
@@ -59,6 +62,7 @@ def gradient_curves(
             colour, status = style.shade(net, place, places), status_summary(group, curves)
             look = {"linewidth": style.line_width(place, places), "zorder": 3 - style.rank(place, places)}
             end = marks.curve(ax, curves, colour, **look)
+            marks.law(ax, curves, group["run"].map(laws or {}).astype(float).mean(), look["zorder"])
             at_line = end and " of " not in status  # that of all runs stands at the line, that of some in the corner
             if end:
                 ratio = statistics.end_ratio(*curves.dropna(axis=1).iloc[[0, -1]].to_numpy()) if gradient else np.nan

@@ -10,19 +10,22 @@ from typing import Any
 import pandas as pd
 
 from gradflow.claims.experiment import Experiment
-from gradflow.claims.statistics import IDENTITY
-from gradflow.claims.verdict import Finding, Verdict
+from gradflow.claims.statistics import IDENTITY, fate
+from gradflow.claims.verdict import Claim, Finding, Verdict
 from gradflow.figures import plot
 from gradflow.runs import files
 
 
-def write(results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any]) -> Verdict:
+def write(
+    results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any], judged: bool = True
+) -> Verdict:
     """Judges the table, draws it and writes all of it into `results`; returns the verdict.
 
-    `made` says how the table was made: see `provenance`.
+    `made` says how the table was made: see `provenance`. Unless `judged`, the claims' numbers stand without an outcome.
     """
     frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
+    verdict = verdict if judged else verdict.not_judged()
     files.write_json(
         results / "verdict.json", _finite({"experiment": experiment.source, **verdict.to_json(), "made": made})
     )
@@ -63,6 +66,19 @@ def provenance(command: str, seconds: float, machine: Mapping[str, Any]) -> dict
     }
 
 
+RULE = (
+    "A claim passes where the 95 % interval of the mean over seeds lies where it says, and fails where all of it lies "
+    "elsewhere; the claims are one family (Holm 1979), so what is said of all of them together is wrong in at most 5 %."
+)
+NOT_JUDGED = "Nothing is judged: this preset only shows that everything works."
+
+
+def region(claim: Claim) -> str:
+    """Where a claim says that its number lies: `> 0.5`, or `= 0 within 1`."""
+    within = f" within {number(claim.margin)}" if claim.margin else ""
+    return f"{claim.side} {number(claim.than)}{within}"
+
+
 def number(value: float | None) -> str:
     """A number as it is printed beside a claim."""
     return "none" if value is None else f"{value:.3g}"
@@ -74,19 +90,24 @@ def line(finding: Finding) -> str:
     seeds = ", ".join(f"{seed}: {number(value)}" for seed, value in finding.per_seed.items())
     decide = f"; would decide: {finding.would_decide}" if finding.would_decide else ""
     lost = f"; no number from seed {', '.join(map(str, finding.missing))}" if finding.missing else ""
-    return f"{finding.outcome}  {finding.claim.text}: {number(finding.mean)}{bounds} (by seed {seeds}{lost}{decide})"
+    return (
+        f"{finding.outcome}  {finding.claim.text}: {number(finding.mean)}{bounds}, claimed {region(finding.claim)} "
+        f"(by seed {seeds}{lost}{decide})"
+    )
 
 
 def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame: pd.DataFrame, made) -> str:
     rows = [
-        f"| {f.claim.text} | {f.claim.source} | {f.claim.paper} | {f.claim.statistic} | {number(f.mean)} | "
+        f"| {f.claim.text} | {f.claim.source} | {f.claim.paper} | {f.claim.statistic} | {region(f.claim)} | "
+        f"{number(f.mean)} | "
         f"{'none' if f.interval is None else ' to '.join(map(number, f.interval))} | "
         f"{', '.join(number(value) for value in f.per_seed.values())} | {f.outcome} |"
         for f in verdict.findings
     ]
     notes = [f"- {f.claim.text}: would be decided by {f.would_decide}." for f in verdict.findings if f.would_decide]
+    notes = [RULE, "", *notes] if verdict.judged else [NOT_JUDGED]
     facts = [f"- {name}: {_plain(value)}" for name, value in verdict.facts.items()]
-    ended = frame.drop_duplicates("run").status.value_counts().to_dict()
+    ended = fate(frame).value_counts().to_dict()
     return "\n".join(
         [
             f"# {experiment.name}: {verdict.outcome}",
@@ -95,12 +116,12 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
             "",
             experiment.idea.strip(),
             "",
-            "| claim | source | the paper | our number | mean | 95 % interval | by seed | outcome |",
-            "|---|---|---|---|---|---|---|---|",
+            "| claim | source | the paper | our number | claimed | mean | 95 % interval | by seed | outcome |",
+            "|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             *notes,
-            *([""] if notes else []),
+            "",
             *(["What was seen beside the claims, not judged:", "", *facts, ""] if facts else []),
             *(f"![{name.removesuffix('.svg')}]({name})\n" for name in figures),
             f"{plot.caption(frame)}. Runs: {', '.join(f'{count} {state}' for state, count in ended.items())}.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradflow.claims.statistics import final_error
+from gradflow.claims.statistics import fate, final_error
 from gradflow.figures import rows
 from gradflow.figures.text import format_spread, nothing_varies
 from gradflow.runs import variation
@@ -13,18 +13,19 @@ from gradflow.runs import variation
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 ERRORS = {"train_error": "training error (%)", "test_error": "test error (%)"}
-STATES = ("done", "diverged", "failed", "running", "queued")
+STATES = ("done", "dead", "diverged", "failed", "running", "queued")
 
 
 def summary(frame: pd.DataFrame) -> str:
     """The settings that vary (net and depth where none does), seeds, final errors and how the runs ended.
 
-    `frame` is the long table of `gradflow.load`. An error is in percent: the mean over the seeds that finished, and
-    half the distance from the lowest to the highest; a dash where no seed has one. Raises `BadInput` for a table
-    without readings.
+    `frame` is the long table of `gradflow.load`. An error is in percent: the mean over the seeds that ended, a diverged
+    one with the error of chance, and half the distance from the lowest to the highest; a dash where no seed has one.
+    Raises `BadInput` for a table without readings.
     """
     found = rows.readings(frame)
     runs = found.drop_duplicates("run").sort_values("run")
+    runs = runs.assign(status=runs["run"].map(fate(found)))
     settings = [name for name in variation.varying(runs) if len(variation.chosen(runs, name)) > 1]
     shown = settings or [name for name in ("net", "depth") if name in runs and runs[name].notna().any()]
     places = runs[["run"]].assign(**{name: _ranks(runs, name) for name in shown})

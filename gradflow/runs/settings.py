@@ -33,7 +33,8 @@ class Run:
     Attributes:
         net: A name from `gradflow list`, or a function of your own as FILE.py:FUNCTION.
         data: digits, a local path (parquet, IDX or image folder), or a name on the Hub.
-        image_size: Larger images are averaged down to so many pixels a side; by default none are.
+        image_size: Pixels a side: larger images are averaged down, smaller ones enlarged by repeating pixels; by
+            default none are.
         validation: Training images that are held out to test on, in the place of the test set.
         centre: What is subtracted from the images: the mean of each channel, or of each pixel (He 2015, section 4.2).
         shuffle: Put the pixels of all images into one fixed random order.

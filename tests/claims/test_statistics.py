@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import gradflow as gf
+from gradflow.claims.intervals import confidence_interval, t_quantile
 from gradflow.claims.statistics import (
-    confidence_interval,
     end_ratio,
     finite_log10,
     geometric_mean,
@@ -18,7 +18,6 @@ from gradflow.claims.statistics import (
     half_range,
     identity_share,
     spine,
-    t_quantile,
 )
 from gradflow.claims.verdict import INCONCLUSIVE
 from gradflow.errors import BadInput
@@ -125,6 +124,36 @@ def test_the_final_error_is_the_mean_of_the_last_tenth():
     assert tests["residual", 20, "batch", 1] == pytest.approx(0.40 + 0.020)  # the last one only
 
 
+def test_a_diverged_run_has_the_error_of_chance():
+    frame = table().assign(classes=4)
+    frame.loc[frame.run == "plain-20-1", "status"] = "diverged"
+    for quantity in ("train_error", "test_error"):
+        assert gf.final_error(frame, quantity)["plain", 20, "batch", 1] == 0.75
+    assert gf.final_error(frame)["plain", 20, "batch", 0] == pytest.approx(0.2)
+    assert set(gf.chance(frame)) == {0.75}
+
+
+def test_a_run_that_learnt_nothing_is_dead():
+    """By its training error, of 60 steps, or by gradients that are all zero; a short run is not."""
+    frame = table(steps=60).assign(classes=10)
+    assert set(gf.fate(frame)) == {"done"}  # 1 for 54 steps, then better
+    stuck = (frame.run == "plain-8-0") & (frame.quantity == "train_error")
+    frame.loc[stuck, "value"] = np.linspace(0.88, 0.9, stuck.sum())
+    zero = (frame.run == "plain-20-1") & (frame.quantity == "activation_gradient_norm") & (frame.step == 60)
+    frame.loc[zero, "value"] = 0.0
+    frame.loc[frame.run == "residual-8-0", "status"] = "diverged"
+    fate = gf.fate(frame)
+    assert fate[["plain-8-0", "plain-20-1", "residual-8-0", "residual-8-1"]].to_list() == [
+        "dead",
+        "dead",
+        "diverged",
+        "done",
+    ]
+    short = table(steps=40).assign(classes=10)
+    short.loc[short.quantity == "train_error", "value"] = 0.9
+    assert set(gf.fate(short)) == {"done"}
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed", "running"])
 def test_a_run_that_did_not_end_well_has_no_final_error(status):
     frame = table()
@@ -135,7 +164,11 @@ def test_a_run_that_did_not_end_well_has_no_final_error(status):
     added = gf.difference(gf.per_seed(found, net="plain", depth=20), gf.per_seed(found, net="plain", depth=8))
     claim = gf.Claim("a claim", "a paper", "no number", "a number", side=">")
     finding = gf.judge(claim, added, 40)
-    assert (finding.outcome, finding.missing, list(finding.per_seed)) == (INCONCLUSIVE, (1,), [0])
+    assert (finding.outcome, finding.missing, list(finding.per_seed)) == (
+        INCONCLUSIVE,
+        (1,),
+        [0],
+    )  # no classes: no chance
 
 
 def test_differences_are_seed_by_seed():
@@ -154,26 +187,6 @@ def test_a_setting_must_pick_one_run_a_seed():
     assert gf.per_seed(found, net="plain", depth=10) == {}
     with pytest.raises(BadInput, match="several runs of the same seed: say which by net, depth, normalisation, seed"):
         gf.per_seed(found, net="plain")
-
-
-@pytest.mark.parametrize(
-    ("halves", "name"), [(0.95, "healthy"), (-0.95, "healthy"), (1.05, "vanishing"), (-1.05, "exploding")]
-)
-def test_the_regime_is_the_side_on_which_the_fitted_slope_lies(halves, name):
-    x = np.arange(1.0, 14.0)
-    noise = np.random.default_rng(0).normal(size=len(x))
-    coefficients, covariance = np.polyfit(x, noise, 1, cov=True)  # the second source of slope and standard error
-    half = 2.2010 * math.sqrt(covariance[0, 0])  # Student's t for 11 degrees of freedom
-    height = noise - np.polyval(coefficients, x) + halves * half * x
-    rows = {"layer": [f"block{unit:02d}" for unit in range(1, 14)], "position": x, "value": 10**height}
-    run = {"run": "one", "net": "plain", "depth": 28, "normalisation": "batch", "seed": 0, "step": 1}
-    frame = pd.DataFrame(rows | run | {"quantity": "activation_gradient_norm"})
-    assert gf.gradient_regime(frame).to_dict() == {("plain", 28, "batch"): name}
-
-
-def test_the_regime_is_undecided_where_nothing_can_be_fitted():
-    dead = table().assign(value=0.0)
-    assert set(gf.gradient_regime(dead)) == {"undecided"}
 
 
 def settings_table(columns: Any) -> Any:

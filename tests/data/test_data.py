@@ -221,15 +221,19 @@ def test_area_averaging_is_the_plain_loop(tmp_path, height, width, size):
         assert reduced[image, row, column, channel] == int(sum(block) / len(block) + 0.5)
 
 
-def test_small_images_are_left_as_they_are_and_the_digest_is_of_the_source():
+def test_small_images_are_enlarged_by_repeating_pixels_and_the_digest_is_of_the_source():
     digits = load_data("digits")
-    assert load_data("digits", image_size=8).image_shape == load_data("digits", image_size=32).image_shape == (8, 8, 1)
+    assert load_data("digits", image_size=8).image_shape == (8, 8, 1)
+    larger = load_data("digits", image_size=24)
+    assert larger.image_shape == (24, 24, 1)
+    for row, column in np.ndindex(24, 24):
+        np.testing.assert_array_equal(larger.test_images[:, row, column], digits.test_images[:, row // 3, column // 3])
     assert load_data("digits", image_size=4, validation=10).digest == digits.digest
 
 
-@pytest.mark.parametrize("size", [3, 0, -4, 5])
+@pytest.mark.parametrize("size", [3, 0, -4, 5, 12])
 def test_an_impossible_image_size_lists_the_legal_ones(size):
-    refused("digits", "1, 2, 4, 8 and above", image_size=size)
+    refused("digits", "1, 2, 4, 8 and multiples of 8", image_size=size)
 
 
 def test_validation_splits_the_training_set_and_leaves_the_test_set():
