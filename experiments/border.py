@@ -93,10 +93,9 @@ def predicted(table, size):
     """What the border takes between the last unit and the first, in decades, by the sides of the maps between."""
     net = gf.nets.build("plain", depth=int(table.depth.max()), width=1, classes=10, channels=1, seed=0)
     points = gf.nets.points_of(net, (int(size), int(size), 1))
-    units = [point for point in points if point.name.startswith("block")]
-    last = max(point.position for point in units if "/" not in point.name)
-    sides = [point.shape[1] for point in units if point.position <= last]
-    return gf.border_decades(sides)
+    units = [point for point in points if point.name.startswith("block") and "/" not in point.name]
+    between = [point for point in points if "/conv" in point.name and point.position <= units[-1].position]
+    return gf.border_decades([point.shape[1] for point in (units[0], *between)])
 
 
 def verdict(table):

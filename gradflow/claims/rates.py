@@ -19,10 +19,10 @@ Series = Any
 
 
 def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
-    """The learning rate of a grid with the lowest `test_error`, averaged over the seeds that choose; of equals the least.
+    """The learning rate of a grid with the lowest `test_error`, averaged over the seeds that choose.
 
-    Indexed by the settings `by`. A net that was run at a single rate has that one. Raises `BadInput` where a rate is
-    to be chosen and no images were held out: on the test set nothing may be chosen.
+    Of equal rates the lowest. Indexed by the settings `by`. A net that was run at a single rate has that one. Raises
+    `BadInput` where a rate is to be chosen and no images were held out: on the test set nothing may be chosen.
     """
     keys = [*by, "learning_rate"]
     error = final_error(table, "test_error", keys)
