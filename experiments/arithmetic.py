@@ -107,7 +107,7 @@ def verdict(table):
     }
     numbers = {name: dict.fromkeys(error["pairs"], value) for name, value in counted.items()}
     numbers["error"] = gf.difference(error["pairs"], error["single"])
-    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
+    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.min())) for name, claim in CLAIMS.items())
     facts = {}
     for name, layer in LAYERS.items():
         side = layer.output(SIDE)

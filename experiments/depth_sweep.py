@@ -23,10 +23,10 @@ GRID: dict[str, Any] = {
     "net": ("plain", "residual"),
     "depth": (18, 34, 56),
     "padding": "circular",
-    "steps": 150,
+    "steps": 80,
     "learning_rate": 0.01,
-    "batch": 64,
-    "evaluations": 10,
+    "batch": 32,
+    "evaluations": 0,
 }
 PRESETS = {
     "smoke": GRID | {"depth": (8, 14), "steps": 6},
@@ -38,8 +38,8 @@ PRESETS = {
 SEEDS = {"smoke": (2, 2), "default": (10, 3), "full": (10, 3)}  # read at step 1, and trained
 BY = ("net", "depth", "initialisation", "normalisation")
 DECADES = "decades by which the gradient falls from output to input (slope times depth) at step 1, deepest net"
-TRAINED = "final training error over that of chance, shallowest net (a diverged run counts as chance)"
-LAW, LEARNS = 1.0, 0.95  # margins: one decade over the whole net; 95 % of the error of chance
+TRAINED = "final training loss over that of guessing, shallowest net (a diverged run counts as guessing)"
+LAW, LEARNS = 1.0, 0.95  # margins: one decade over the whole net; 95 % of the loss of guessing
 CLAIMS = {
     "small, plain": gf.Claim(
         text="from small weights the plain net's gradient vanishes, by the law of 2^(-1/2) a layer",
@@ -137,14 +137,16 @@ def verdict(table):
     first, trained = parts(table)
     decades, deepest = gf.gradient_decades(first, step=1, by=BY), int(table.depth.max())
     shallowest = int(table.depth.min())
-    error = gf.final_error(trained, by=BY) / float(gf.chance(table).max())
+    loss = gf.final_loss(trained, by=BY)
 
     def at(start, net, numbers=decades, depth=deepest):
         chosen = {name: STARTS[start][name] for name in BY[2:]}
         return gf.per_seed(numbers, net=net, depth=depth, **chosen)
 
     def law(start, net):
-        return deepest * gf.gradient_law(net, *(STARTS[start][name] for name in BY[2:]))
+        slope = gf.gradient_law(net, *(STARTS[start][name] for name in BY[2:]))
+        assert slope is not None  # None is only of a residual net with batch norm
+        return deepest * slope
 
     def off(start, net):
         return {seed: value - law(start, net) for seed, value in at(start, net).items()}
@@ -159,8 +161,8 @@ def verdict(table):
         "He, residual": off(he, "residual"),
         "batch norm, plain": at(batch, "plain"),
         "batch norm, both": gf.difference(at(batch, "residual"), at(batch, "plain")),
-        "small, plain, trained": at(small, "plain", error, shallowest),
-        "small, residual, trained": at(small, "residual", error, shallowest),
+        "small, plain, trained": at(small, "plain", loss, shallowest),
+        "small, residual, trained": at(small, "residual", loss, shallowest),
     }
     findings = tuple(gf.judge(claim, numbers[name], int(trained.steps.min())) for name, claim in CLAIMS.items())
     return gf.Verdict(title(first, deepest), findings, facts(first, trained))
@@ -195,7 +197,7 @@ def facts(first, trained):
 def figure(table, verdict):
     """The emblem: gradient norms by start, first at step 1, with the law as a thin line, then after training."""
     first, trained = parts(table)
-    note = gf.plot.caption(trained)
+    note, steps = gf.plot.caption(trained), int(trained.steps.max())
     laws = {
         run.run: gf.gradient_law(run.net, run.initialisation, run.normalisation)
         for run in first.drop_duplicates("run").itertuples()
@@ -204,7 +206,9 @@ def figure(table, verdict):
         "gradient_norm": gf.plot.gradient_curves(
             first, title=verdict.title, note=gf.plot.caption(first), steps=[1], laws=laws
         ),
-        "trained": gf.plot.gradient_curves(trained, note=note, steps=[int(trained.steps.max())]),
+        "trained": gf.plot.gradient_curves(
+            trained, title=f"The same nets after {steps} steps of training", note=note, steps=[steps]
+        ),
         "film": gf.plot.film(trained, note=note),
         "errors": gf.plot.errors(trained, note=note),
         "depth_errors": gf.plot.depth_errors(trained, note=note),

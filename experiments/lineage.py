@@ -81,7 +81,7 @@ def verdict(table):
         "shortcut": gf.difference(of(error, "residual"), of(error, "plain")),
         "flat": gf.difference(decades["residual"], decades["vgg"]),
     }
-    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
+    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.min())) for name, claim in CLAIMS.items())
     facts = {}
     for name, series in (("final test error", error), ("final training error", gf.final_error(table, by=BY)),
                          ("parameters", size),
@@ -112,7 +112,7 @@ def figure(table, verdict):
     ):
         panels[name] = {net: [scale * value for value in gf.per_seed(series, net=net).values()] for net in ORDER}
     curves = {}
-    for step in (1, int(table.steps.max())):
+    for step in (1, int(table.steps.min())):
         rows = gf.spine(table, step)
         rows = rows[rows.value > 0]
         curves[f"step {step}"] = {

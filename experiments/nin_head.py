@@ -67,7 +67,7 @@ def verdict(table):
         "gap": gf.difference(gap["pool"], gap["fc"]),
         "parameters": {seed: one / sizes[seed] for seed, one in of(size, "pool", 0.0).items()},
     }
-    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.max())) for name, claim in CLAIMS.items())
+    findings = tuple(gf.judge(claim, numbers[name], int(table.steps.min())) for name, claim in CLAIMS.items())
     pool, fc = (100 * float(test.groupby(["head", "dropout"]).mean()[head, 0.5]) for head in ("pool", "fc"))
     title = f"Global average pooling ends at {pool:.1f} % test error, a fully connected head at {fc:.1f} %"
     facts = {}

@@ -51,7 +51,7 @@ CLAIMS = {
         "top-5 validation error 10.4 % at 11 layers, 8.8 % at 16 (test scale 256)",
         "final training error, 16 - 11 layers, he",
         "<",
-        steps=60_000,
+        steps=STEPS,
     ),
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ def runs(preset, **overrides):
 def verdict(table):
     """Final training errors, and the slope of the gradient at the start, seed by seed."""
     train, test = (gf.final_error(table, f"{kind}_error", BY) for kind in ("train", "test"))
-    slope, deepest, steps = gf.gradient_slope(table, 1, BY), int(table.depth.max()), int(table.steps.max())
+    slope, deepest, steps = gf.gradient_slope(table, 1, BY), int(table.depth.max()), int(table.steps.min())
 
     def of(series, depth, initialisation):
         return gf.per_seed(series, depth=depth, initialisation=initialisation)

@@ -10,6 +10,7 @@ from .claims.statistics import difference as difference
 from .claims.statistics import error_facts as error_facts
 from .claims.statistics import fate as fate
 from .claims.statistics import final_error as final_error
+from .claims.statistics import final_loss as final_loss
 from .claims.statistics import first_step as first_step
 from .claims.statistics import gradient_ratio as gradient_ratio
 from .claims.statistics import gradient_slope as gradient_slope

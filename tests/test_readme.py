@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,3 +53,26 @@ def test_every_command_that_the_readme_names_is_one_the_parser_takes(command):
 
     words = shlex.split(command)
     assert words[1] in VERBS
+
+
+ROWS = [line for line in README.splitlines() if line.startswith("|") and "`gradflow judge " in line]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_number_of_a_verdict_is_printed_by_the_command_beside_it(row, monkeypatch):
+    """From the committed tables. Numbers that name a setting (56 layers, 8x8) are printed there, too."""
+    monkeypatch.chdir(ROOT)
+    told = row.split("|")[3]
+    printed = call(*re.search(r"`gradflow (judge .+?)`", told)[1].split())  # pyright: ignore[reportOptionalSubscript]
+    assert printed.code == 0, printed
+    text = printed.out.replace("\N{MINUS SIGN}", "-")
+    numbers = re.findall(
+        r"[-+\N{MULTIPLICATION SIGN}]?\d[\d.]*[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*", told.replace("\N{MINUS SIGN}", "-").split("`", 2)[2]
+    )
+    assert len(numbers) > 3
+    for number in numbers:
+        assert number.rstrip(".") in text, number
+
+
+def test_there_are_verdicts_with_a_command():
+    assert len(ROWS) >= 3

@@ -16,7 +16,7 @@ from gradflow.measure import spine as spine_layers
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
-DEAD = 0.95  # times the error of chance: a net that never did better has learnt nothing
+DEAD = 0.95  # times the loss of guessing: a net that never did better has learnt nothing
 _LEAST_STEPS = 50  # of a run that may be called dead for that: before, a batch or two decide
 TWINS = ("net", "depth", "normalisation")  # what tells the runs of a depth sweep apart
 IDENTITY, RESIDUAL, COSINE = PATHS = ("identity_gradient_norm", "residual_gradient_norm", "path_cosine")
@@ -63,14 +63,29 @@ def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] =
     favour the net that diverges. One that is not done (failed, under way) has none: nan. A setting that is missing is
     "".
     """
+    return _final(table, quantity, by, chance(table))
+
+
+def final_loss(table: Frame, by: Sequence[str] = TWINS) -> Series:
+    """The training loss at the end of each run over that of guessing, ln(classes) nats, indexed as `final_error`.
+
+    1 is what a net has that learnt nothing, and what a diverged one counts as. The mean over the last tenth of the
+    steps; it tells sooner than the error whether a net learns, as a batch knows it to more digits.
+    """
+    guess = np.log(table["classes"]) if "classes" in table else math.nan
+    scaled = table.assign(value=table["value"] / guess)
+    return _final(scaled, "loss", by, pd.Series(1.0, table.index))
+
+
+def _final(table: Frame, quantity: str, by: Sequence[str], guessing: Series) -> Series:
     keys, table = [*by, "seed"], with_values(table, by)
     rows = table[table["quantity"] == quantity]
     last = rows.groupby("run")["step"].transform("max")
-    rows = rows[rows["step"] > 0.9 * last if quantity == "train_error" else rows["step"] == last]
-    everyone = table.assign(chance=chance(table))[[*keys, "status", "chance"]].drop_duplicates().set_index(keys)
-    error = rows.groupby(keys)["value"].mean().reindex(everyone.index)
-    error = error.where(everyone["status"] != "diverged", everyone["chance"])
-    return error.where(everyone["status"].isin(["done", "diverged"])).sort_index()
+    rows = rows[rows["step"] == last if quantity == "test_error" else rows["step"] > 0.9 * last]
+    everyone = table.assign(guessing=guessing)[[*keys, "status", "guessing"]].drop_duplicates().set_index(keys)
+    final = rows.groupby(keys)["value"].mean().reindex(everyone.index)
+    final = final.where(everyone["status"] != "diverged", everyone["guessing"])
+    return final.where(everyone["status"].isin(["done", "diverged"])).sort_index()
 
 
 def chance(table: Frame) -> Series:
@@ -82,18 +97,18 @@ def fate(table: Frame) -> Series:
     """How each run ended, indexed by run: its status, or `dead`.
 
     Dead is a run that came to its end and learnt nothing: its gradients are all zero at the last step that has any, or
-    the mean training error of no tenth of its steps (of 50 or more in all) was below 95 % of that of chance.
+    the mean loss of no tenth of its steps (of 50 or more in all) was below 95 % of that of guessing, ln(classes).
     """
     status = table.groupby("run")["status"].first()
     gradients = table[table["quantity"] == "activation_gradient_norm"]
     last = gradients[gradients["step"] == gradients.groupby("run")["step"].transform("max")]
     dead = (last.groupby("run")["value"].max() == 0).reindex(status.index, fill_value=False)
-    errors = table[table["quantity"] == "train_error"].assign(chance=chance(table))
-    for run, rows in errors.groupby("run"):
-        steps = int(rows["step"].max())
-        if steps >= _LEAST_STEPS:
-            smooth = rows.set_index("step")["value"].sort_index().rolling(steps // 10).mean()
-            dead[run] |= bool(smooth.min() >= DEAD * rows["chance"].iloc[0])
+    if "classes" in table:
+        for run, rows in table[table["quantity"] == "loss"].groupby("run"):
+            steps = int(rows["step"].max())
+            if steps >= _LEAST_STEPS:
+                smooth = rows.set_index("step")["value"].sort_index().rolling(steps // 10).mean()
+                dead[run] |= bool(smooth.min() >= DEAD * math.log(rows["classes"].iloc[0]))
     return status.where((status != "done") | ~dead, "dead")
 
 

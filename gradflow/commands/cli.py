@@ -24,6 +24,7 @@ Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: t
 Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
+NOT_JUDGED = "NOT JUDGED"
 EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED = 1, 2, 3
 EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
 
@@ -156,6 +157,23 @@ def plot(results: Positional[Path]) -> int:
     return 0
 
 
+def judge(results: Positional[Path]) -> int:
+    """Judge the claims of an experiment again, from the tables of its results folder alone; nothing is written."""
+    from gradflow.claims import experiment
+    from gradflow.reports import report
+    from gradflow.runs import files, table
+
+    judged = files.read_json(results / "verdict.json")
+    if not judged:
+        raise BadInput(f"{results} has no verdict.json: nothing was claimed of it; give the folder of an experiment")
+    verdict = experiment.load(judged["experiment"]).verdict(table.load(results))
+    if judged["outcome"] == NOT_JUDGED:
+        verdict = verdict.not_judged()
+    print("\n".join([*map(report.line, verdict.findings), *report.facts(verdict)]))
+    print(f"{verdict.outcome}: {verdict.title}")
+    return EXIT_FAIL if verdict.outcome == "FAIL" else 0
+
+
 def describe(
     net: Positional[str],
     *,
@@ -250,7 +268,15 @@ def _provenance(records: "Records") -> dict[str, Any]:
     return report.provenance(_command(), seconds, machine)
 
 
-VERBS = {"list": list_, "run": run, "sweep": sweep, "plot": plot, "describe": describe, "doctor": doctor}
+VERBS = {
+    "list": list_,
+    "run": run,
+    "sweep": sweep,
+    "plot": plot,
+    "judge": judge,
+    "describe": describe,
+    "doctor": doctor,
+}
 
 
 def main() -> None:

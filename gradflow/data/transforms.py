@@ -17,8 +17,8 @@ def statistics(images: np.ndarray, centre: str) -> tuple[np.ndarray, np.ndarray]
     """Mean and deviation of uint8 `images` (n, height, width, channel) on the 0-1 scale, as float32.
 
     `centre="channel"` gives a mean of shape (channel,), `"pixel"` one of (height, width, channel): He et al. 2015,
-    section 4.2, subtract the per-pixel mean. The deviation, (channel,), is of what is left
-    once that mean is subtracted; a constant channel gets 1. Raises `BadInput` for another `centre`.
+    section 4.2, subtract the per-pixel mean. The deviation, (channel,), is of what is left once that mean is subtracted
+    (the paper does not divide by it); a constant channel gets 1. Raises `BadInput` for another `centre`.
     """
     choose("centre", centre, get_args(Centre))
     total, squares = np.zeros(images.shape[1:]), np.zeros(images.shape[1:])

@@ -95,7 +95,11 @@ def lines(
             ax.plot(list(good), means, color=colour, linewidth=1.8)
             ends[ax].append((max(good), means[-1], label, colour))
         layout.heading(ax, [name])
+    across_all = sorted({x for curves in panels.values() for points in curves.values() for x in points})
     for ax in axes[0]:  # labels need the limits that will be drawn
+        if log_x and len(across_all) <= 8:
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_xticks(across_all, [f"{x:g}" for x in across_all])
         ax.autoscale_view()
         ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     for ax, labels in ends.items():

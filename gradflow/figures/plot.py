@@ -23,6 +23,7 @@ from gradflow.figures.facets import facets
 from gradflow.figures.save import save
 from gradflow.figures.text import INPUT_TO_OUTPUT, LABELS, caption, format_ratio, format_spread, status_summary
 
+ERRORS = {"train_error": "train", "test_error": "test"}
 __all__ = ["caption", "depth_errors", "errors", "film", "gradient_curves", "paths", "save"]
 
 
@@ -166,7 +167,12 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     found = facets(rows.readings(table, "train_error", "test_error"))
     last, places = found.frame["step"].max(), len(found.values)
     height, window = 3.1 if len(found.rows) == 1 else 2.6, max(5, round(0.02 * last))
-    key = f"Dashed: training error, mean of the last {window} steps. Bold: test error. Band: lowest to highest seed."
+    read = [quantity for quantity in ERRORS if (found.frame["quantity"] == quantity).any()]
+    kinds = {
+        "train_error": f"Dashed: training error, mean of the last {window} steps.",
+        "test_error": "Bold: test error.",
+    }
+    key = " ".join([*(kinds[quantity] for quantity in read), "Band: lowest to highest seed."])
     size = len(found.rows), len(found.nets)
     figure, axes = layout.grid(*size, height, title, f"{key}\n{note}", sharex=True, sharey=True)
     ends = {}
@@ -181,12 +187,13 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
                 marks.error_line(ax, *rows.error_curves(train, window), **dashed),
                 marks.error_line(ax, *rows.error_curves(test, 1), **bold),
             ]
-            finals = [format_spread(rows.final_errors(group, quantity)) for quantity in ("train_error", "test_error")]
+            finals = [format_spread(rows.final_errors(group, quantity)) for quantity in read]
             status = status_summary(group)
             words = [" / ".join(finals)] * (len(rows.finished(group)) > 0) + [status] * (status != "")
             ends[ax].append((None, np.nanmax([*heights, 0]), found.line_label(place, ", ".join(words), ": "), colour))
         layout.heading(ax, [found.columns[column], found.rows[row]], net)
-        above = f"{found.line}: train / test" if found.line else "train / test"
+        above = " / ".join(ERRORS[quantity] for quantity in read)
+        above = f"{found.line}: {above}" if found.line else above
         ax.annotate(above, (1, 1), (5, 5), xycoords="axes fraction", textcoords="offset points")
     axes[0, 0].set(xlim=(0, last), ylim=(0, None))
     axes[0, 0].xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))

@@ -107,4 +107,4 @@ def error_curves(rows: Frame, window: int) -> tuple[Frame, Frame]:
 
 def final_errors(rows: Frame, quantity: str, by: Sequence[str] = ("run",)) -> Any:
     """The final error in percent of each finished run, indexed by the columns `by` and the seed."""
-    return PERCENT * statistics.final_error(rows, quantity, by).dropna()
+    return PERCENT * statistics.final_error(finished(rows), quantity, by).dropna()

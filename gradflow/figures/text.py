@@ -92,4 +92,6 @@ def _words(name: str, values: list[Any]) -> str:
         return f"{len(values)} seed{'s' * (len(values) != 1)}"
     if name == "normalisation" or (len(values) == 1 and isinstance(values[0], bool)):
         return "/".join(variation.phrase(name, value) for value in values)
-    return {"data": words, "net": words, "steps": f"{words} steps"}.get(name, f"{name.replace('_', ' ')} {words}")
+    return {"data": words, "net": words, "steps": f"{words} step{'s' * (words != '1')}"}.get(
+        name, f"{name.replace('_', ' ')} {words}"
+    )

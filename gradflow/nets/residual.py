@@ -63,7 +63,8 @@ def subsample(x: Maps, channels: int, stride: int) -> Maps:
 class Unit(nnx.Module):
     """`y = f(h(x) + F(x))`. In order `post` (He 2015) a layer is convolution, norm, activation, and f is the
     activation; in order `pre` (He 2016, arXiv:1603.05027, figure 4e) it is norm, activation, convolution, and f is the
-    identity.
+    identity. There the shortcut starts from x itself, as in equation 2, also where the shape changes; the authors' code
+    lets the first norm and activation of such a unit stand before both paths.
     """
 
     def __init__(self, channels_in, layers, shortcut: str | None, order: str, pooling: str, atoms: Atoms, rngs, side):

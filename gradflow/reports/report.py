@@ -96,6 +96,11 @@ def line(finding: Finding) -> str:
     )
 
 
+def facts(verdict: Verdict) -> list[str]:
+    """What was seen beside the claims, a line each."""
+    return [f"{name}: {_plain(value)}" for name, value in verdict.facts.items()]
+
+
 def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame: pd.DataFrame, made) -> str:
     rows = [
         f"| {f.claim.text} | {f.claim.source} | {f.claim.paper} | {f.claim.statistic} | {region(f.claim)} | "
@@ -106,7 +111,7 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
     ]
     notes = [f"- {f.claim.text}: would be decided by {f.would_decide}." for f in verdict.findings if f.would_decide]
     notes = [RULE, "", *notes] if verdict.judged else [NOT_JUDGED]
-    facts = [f"- {name}: {_plain(value)}" for name, value in verdict.facts.items()]
+    seen = [f"- {line}" for line in facts(verdict)]
     ended = fate(frame).value_counts().to_dict()
     return "\n".join(
         [
@@ -122,7 +127,7 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
             "",
             *notes,
             "",
-            *(["What was seen beside the claims, not judged:", "", *facts, ""] if facts else []),
+            *(["What was seen beside the claims, not judged:", "", *seen, ""] if seen else []),
             *(f"![{name.removesuffix('.svg')}]({name})\n" for name in figures),
             f"{plot.caption(frame)}. Runs: {', '.join(f'{count} {state}' for state, count in ended.items())}.",
             "",

@@ -37,6 +37,7 @@ class Run:
             default none are.
         validation: Training images that are held out to test on, in the place of the test set.
         centre: What is subtracted from the images: the mean of each channel, or of each pixel (He 2015, section 4.2).
+            Then they are divided by their deviation, which the paper does not do.
         shuffle: Put the pixels of all images into one fixed random order.
         augment: Transform the images at random at each step.
         transforms: By which transforms, joined by +: crop (of the image padded by 4), mirror, colour (Krizhevsky 2012).
@@ -47,7 +48,7 @@ class Run:
         momentum: Of sgd and nesterov; beta 1 of adam and adamw.
         weight_decay: Of all parameters.
         schedule: The rate over the steps: divided by 10 after one half and three quarters, cosine to zero, or constant.
-        warmup: Steps at a tenth of the rate at the start (He 2015, section 4.2).
+        warmup: Steps at a tenth of the rate at the start (He 2015, section 4.2: until the error is below 80 %).
         precision: Of the computation; parameters are float32.
         record: The steps whose layers are kept: log (ten a decade), all, or a number k for every k-th.
         evaluations: How often the whole test set is tried: evenly spread, the last time at the end.

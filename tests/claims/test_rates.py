@@ -83,7 +83,7 @@ def test_where_no_net_and_no_rate_is_better_choosing_decides_at_most_in_five_per
     Each seed judged at the rate that the others choose, as in cross-validation, decides more often: they are dependent.
     """
     draw, claim = np.random.default_rng(2), gf.Claim("a", "b", "c", "d", side=">")
-    spread, wrong, crossed, trials = np.array([0.01, 0.05])[:, None, None], 0, 0, 300
+    spread, wrong, crossed, trials = np.array([0.01, 0.05])[:, None, None], 0, 0, 200
     for _ in range(trials):
         training = 0.3 + spread * draw.normal(size=(2, 3, 5))
         held_out = training + 0.01 * draw.normal(size=training.shape)

@@ -77,18 +77,18 @@ def courses(kind: str, nets: int, seeds: int) -> Any:
 
 @pytest.mark.parametrize("kind", ["white noise", "random walk", "AR(1)"])
 def test_of_courses_without_a_slope_at_most_five_percent_are_called_vanishing_or_exploding(kind):
-    found = gf.gradient_regime(table(courses(kind, 300, SEEDS)))
+    found = gf.gradient_regime(table(courses(kind, 200, SEEDS)))
     wrong = found.isin(["vanishing", "exploding"]).mean()
     assert wrong <= 0.05
     # An interval from the scatter of the points about one fit, as if they were independent, says so of most walks.
-    decades = gf.gradient_decades(table(courses(kind, 300, 1)))
+    decades = gf.gradient_decades(table(courses(kind, 100, 1)))
     assert kind != "random walk" or (decades.abs() > 0.05).mean() > 0.5
 
 
 @pytest.mark.parametrize("kind", ["white noise", "random walk", "AR(1)"])
 def test_the_interval_of_the_slope_holds_the_truth_in_95_percent(kind):
     """The claim behind every regime and every verdict on a slope: its nominal rate, whatever the course."""
-    decades = gf.gradient_decades(table(courses(kind, 500, SEEDS)))
+    decades = gf.gradient_decades(table(courses(kind, 300, SEEDS)))
     held = [low <= 0 <= high for _, of in decades.groupby("net") for low, high in [confidence_interval(list(of))]]
     assert np.mean(held) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / len(held)))
 
@@ -97,5 +97,5 @@ def test_the_interval_of_the_slope_holds_the_truth_in_95_percent(kind):
 def test_on_the_border_of_a_decade_a_regime_is_named_at_most_in_five_percent(border):
     """There no name is right: `level` and the one beyond it, 2.5 % each."""
     slope = border / DEPTH * (2 * np.arange(UNITS) + 1)
-    found = gf.gradient_regime(table(courses("random walk", 500, SEEDS) + slope))
+    found = gf.gradient_regime(table(courses("random walk", 300, SEEDS) + slope))
     assert (found != "undecided").mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(found))

@@ -133,12 +133,26 @@ def test_a_diverged_run_has_the_error_of_chance():
     assert set(gf.chance(frame)) == {0.75}
 
 
+def losses(frame: Any, of: dict[str, Any]) -> Any:
+    """The table with the losses of some runs, one a step: that of ten classes, times a number or several."""
+    rows = frame[frame.quantity == "train_error"].sort_values("step").assign(quantity="loss")
+    for run, factors in of.items():
+        rows.loc[rows.run == run, "value"] = math.log(10) * np.broadcast_to(factors, (rows.run == run).sum())
+    return pd.concat([frame, rows[rows.run.isin(of)]]).assign(classes=10)
+
+
+def test_the_final_loss_is_over_that_of_guessing():
+    frame = losses(table(), {"plain-8-0": [9.0] * 36 + [0.5] * 4, "plain-8-1": 1.0, "plain-20-0": 7.0})
+    frame.loc[frame.run == "plain-20-0", "status"] = "diverged"
+    found = gf.final_loss(frame)
+    assert gf.per_seed(found, net="plain", depth=8) == pytest.approx({0: 0.5, 1: 1.0})
+    assert found["plain", 20, "batch", 0] == 1
+
+
 def test_a_run_that_learnt_nothing_is_dead():
-    """By its training error, of 60 steps, or by gradients that are all zero; a short run is not."""
-    frame = table(steps=60).assign(classes=10)
-    assert set(gf.fate(frame)) == {"done"}  # 1 for 54 steps, then better
-    stuck = (frame.run == "plain-8-0") & (frame.quantity == "train_error")
-    frame.loc[stuck, "value"] = np.linspace(0.88, 0.9, stuck.sum())
+    """By its loss, of 60 steps, or by gradients that are all zero; a short run is not."""
+    stuck, learns = np.linspace(0.96, 1.2, 60), np.r_[np.full(40, 5.0), np.full(6, 0.9), np.full(14, 1.0)]
+    frame = losses(table(steps=60), {"plain-8-0": stuck, "residual-8-1": learns, "residual-8-0": stuck})
     zero = (frame.run == "plain-20-1") & (frame.quantity == "activation_gradient_norm") & (frame.step == 60)
     frame.loc[zero, "value"] = 0.0
     frame.loc[frame.run == "residual-8-0", "status"] = "diverged"
@@ -149,9 +163,8 @@ def test_a_run_that_learnt_nothing_is_dead():
         "diverged",
         "done",
     ]
-    short = table(steps=40).assign(classes=10)
-    short.loc[short.quantity == "train_error", "value"] = 0.9
-    assert set(gf.fate(short)) == {"done"}
+    assert set(fate.drop(["plain-8-0", "plain-20-1", "residual-8-0"])) == {"done"}
+    assert set(gf.fate(losses(table(steps=40), {"plain-8-0": 1.0}))) == {"done"}
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed", "running"])

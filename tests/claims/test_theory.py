@@ -26,7 +26,7 @@ def test_laws_in_closed_form():
 def test_the_share_that_passes_is_that_of_a_simulated_sum(variance):
     """Many numbers x <- relu(x + F), F normal, followed unit by unit: the second source of the density's course."""
     draw, branch = np.random.default_rng(0), variance**2 / 2
-    x = np.maximum(draw.normal(size=200_000), 0)
+    x = y = np.maximum(draw.normal(size=200_000), 0)
     for _ in range(60):
         y = x + draw.normal(size=x.size) * math.sqrt(branch * np.mean(x**2))
         x = np.maximum(y, 0)

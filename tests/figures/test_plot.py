@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
+from matplotlib.text import Text
 
 from gradflow.claims import statistics
 from gradflow.errors import BadInput
@@ -96,6 +97,22 @@ def test_curve_band_and_thin_lines_are_the_seeds(table):
     outline = ax.collections[0].get_paths()[0].vertices[:, 1]
     seeds = np.concatenate([line.get_ydata() for line in thin[:2]])
     assert (outline.min(), outline.max()) == pytest.approx((seeds.min(), seeds.max()))
+
+
+def test_a_law_is_a_dotted_line_of_its_slope_from_the_output_end_of_the_mean(table):
+    laws: Any = {run: 0.25 for run in table.run if run.startswith("plain-18")}
+    figure: Any = plot.gradient_curves(table, steps=[1], laws=laws)
+    drawn: Any = [line for ax in figure.axes for line in ax.get_lines() if line.get_color() == "black"]
+    assert len(drawn) == 1  # no other run has a law
+    (left, right), (low, high) = drawn[0].get_data()
+    assert (left, right) == (1, 15)
+    assert np.log10(high / low) == pytest.approx(0.25 * 14)
+    ends = table[(table.run.isin(laws)) & (table.step == 1) & (table.layer == "block08")]
+    ends = ends[ends.quantity == "activation_gradient_norm"].value
+    assert high == pytest.approx(np.exp(np.log(ends).mean()))
+    for one, told in ((figure, True), (plot.gradient_curves(table, steps=[1]), False)):
+        words: Any = one.findobj(Text)
+        assert any("dotted: what theory predicts" in word.get_text() for word in words) == told
 
 
 def test_all_panels_of_the_curves_share_their_axes_and_run_to_the_depth(table):

@@ -153,6 +153,7 @@ ILLEGAL = [
     ({"activation": "rellu"}, "relu, "),
     ({"initialisation": "xavier"}, "he, "),
     ({"initialisation": "normal(-1)"}, "positive"),
+    ({"padding": "reflect"}, "zero, circular"),
     ({"data": None}, "must be str"),
     ({"image_size": 0}, "at least 1"),
     ({"validation": -1}, "at least 0"),
