@@ -80,7 +80,7 @@ def runs(preset, **overrides):
     """Twins of each depth at each rate, of the seeds that choose; where there is one rate, of all seeds."""
     settings = PRESETS[preset] | overrides
     several = len(settings["learning_rate"]) > 1
-    return warmed_up(preset, settings | ({"seeds": CHOOSING} if several else {}))
+    return [run for run in warmed_up(preset, settings) if run.seed < CHOOSING or not several]
 
 
 def further_runs(table, preset, **overrides):

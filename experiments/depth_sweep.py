@@ -122,8 +122,8 @@ def runs(preset, seeds=None, **overrides):
     """Twins of each depth from each start, same seeds, same batches: many seeds for one step, a few trained."""
     settings, (many, few) = PRESETS[preset] | overrides, SEEDS[preset]
     first = settings | {"steps": (1,), "evaluations": (0,)}
-    at_start = gf.variants(list(STARTS.values()), seeds or many, **first)
-    trained = gf.variants(list(STARTS.values()), seeds or few, **settings)
+    at_start = gf.variants(list(STARTS.values()), many if seeds is None else seeds, **first)
+    trained = gf.variants(list(STARTS.values()), few if seeds is None else seeds, **settings)
     return list(dict.fromkeys(at_start + trained))
 
 

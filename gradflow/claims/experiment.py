@@ -15,7 +15,7 @@ import pandas as pd
 
 from gradflow import user_code
 from gradflow.claims.verdict import Verdict
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, at_least
 from gradflow.runs.settings import Run
 
 PRESETS = ("smoke", "default", "full")
@@ -75,6 +75,8 @@ def make_runs(
 ) -> list[Run]:
     """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
     assert experiment.runs
+    if seeds is not None:
+        at_least("seeds", seeds, 1)
     given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
     with user_code.in_one_line(
         experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"

@@ -47,7 +47,7 @@ def refused(result: Result, *words: str) -> str:
 
 
 CASES = {
-    "an unknown verb": (("frobnicate",), "frobnicate", "list, run, sweep, plot, describe"),
+    "an unknown verb": (("frobnicate",), "frobnicate", "list, run, sweep, plot, judge, describe"),
     "no experiment": (("run",), "gradflow list"),
     "an unknown experiment": (("run", "nonsense"), "'nonsense'", "degradation", "the path of a Python file"),
     "a file that is not there": (("run", "nonsense.py"), "'nonsense.py'", "degradation"),

@@ -30,7 +30,7 @@ def parse(*arguments: object):
 def test_help_names_every_verb():
     result = call("--help")
     assert (result.code, result.err) == (0, "")
-    for verb in ("list", "run", "sweep", "plot", "describe", "doctor"):
+    for verb in ("list", "run", "sweep", "plot", "judge", "describe", "doctor"):
         assert re.search(rf"\b{verb}\b", result.out)
     assert "worker" not in result.out  # that is between a sweep and its processes
 
