@@ -64,7 +64,7 @@ def test_every_number_of_a_verdict_is_printed_by_the_command_beside_it(row, monk
     monkeypatch.chdir(ROOT)
     told = row.split("|")[3]
     printed = call(*re.search(r"`gradflow (judge .+?)`", told)[1].split())  # pyright: ignore[reportOptionalSubscript]
-    assert printed.code == 0, printed
+    assert printed.code in (0, 1), printed
     text = printed.out.replace("\N{MINUS SIGN}", "-")
     numbers = re.findall(
         r"[-+\N{MULTIPLICATION SIGN}]?\d[\d.]*[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*", told.replace("\N{MINUS SIGN}", "-").split("`", 2)[2]
