@@ -30,8 +30,9 @@ def format_ratio(ratio: float) -> str:
     """A ratio in one digit, as a power of ten where it is far from one: `×0.003`, `×10⁻⁷`."""
     if not (ratio > 0 and np.isfinite(ratio)):
         return f"\N{MULTIPLICATION SIGN}{ratio:g}"
-    if 0.001 <= ratio < 10_000:
-        return f"\N{MULTIPLICATION SIGN}{float(f'{ratio:.1g}'):g}"
+    rounded = float(f"{ratio:.1g}")
+    if 0.001 <= rounded < 10_000:
+        return f"\N{MULTIPLICATION SIGN}{rounded:g}"
     return f"\N{MULTIPLICATION SIGN}10{str(round(np.log10(ratio))).translate(SUPERSCRIPTS)}"
 
 

@@ -167,7 +167,13 @@ def test_the_label_of_a_curve_says_how_the_gradient_changed(table):
     figure = plot.gradient_curves(table.assign(value=values), steps=[1])
     words = [{label.get_text() for label in ax.texts} for ax in figure.axes]
     assert words == [{"8 ×10⁻⁵", "18 ×10⁻⁵"}, {"8 ×100", "18 ×100"}]
-    assert [text.format_ratio(x) for x in (0.0034, 1.2, 2600, 26_000)] == ["×0.003", "×1", "×3000", "×10⁴"]
+    assert [text.format_ratio(x) for x in (0.0034, 1.2, 2600, 9600, 26_000)] == [
+        "×0.003",
+        "×1",
+        "×3000",
+        "×10⁴",
+        "×10⁴",
+    ]
 
 
 def test_a_run_under_way_has_no_final_error_and_is_in_no_mean(table):
