@@ -157,7 +157,7 @@ def figure(table, verdict):
     last = int(tuned[tuned.quantity == "activation_gradient_norm"].step.max())
     ratio = {step: gf.gradient_ratio(tuned, step, by=BY).get(("plain", deepest), float("nan")) for step in (1, last)}
     there = [f"{gf.format_ratio(one)} at step {step}" for step, one in ratio.items()]
-    gradient = f"Plain, {deepest} layers, batch norm: from output to input the gradient changes by {', '.join(there)}"
+    gradient = f"Plain, {deepest} layers: from output to input the gradient changes by {', '.join(there)}"
     return {
         "errors": gf.plot.errors(same, title=verdict.title, note=note),
         "depth_errors": gf.plot.depth_errors(same, note=note),

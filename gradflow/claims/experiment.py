@@ -75,9 +75,7 @@ def make_runs(
 ) -> list[Run]:
     """The runs of a preset, with some settings replaced by those the user gave. Raises `BadInput` where it has none."""
     assert experiment.runs
-    if seeds is not None:
-        at_least("seeds", seeds, 1)
-    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    given = _given(overrides, seeds)
     with user_code.in_one_line(
         experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"
     ):
@@ -90,7 +88,7 @@ def make_further_runs(
     """The runs that follow the first ones, whose long table this is; none where the experiment has no such runs."""
     if not experiment.further_runs:
         return []
-    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    given = _given(overrides, seeds)
     with user_code.in_one_line(experiment.source, f"has no further runs for preset {preset!r}"):
         return experiment.further_runs(table, preset, **given)
 
@@ -100,8 +98,14 @@ def measured(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables (runs, readings) of an experiment that measures by itself. It may write in `folder` alone."""
     assert experiment.measure
-    given = {**overrides} if seeds is None else {**overrides, "seeds": seeds}
+    given = _given(overrides, seeds)
     with user_code.in_one_line(
         experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"
     ):
         return experiment.measure(preset, folder, **given)
+
+
+def _given(overrides: Mapping[str, Sequence[Any]], seeds: int | None) -> dict[str, Any]:
+    """What the user gave. Raises `BadInput` for fewer seeds than one."""
+    at_least("seeds", seeds, 1)
+    return {**overrides} if seeds is None else {**overrides, "seeds": seeds}

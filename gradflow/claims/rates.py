@@ -29,6 +29,7 @@ def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
     chooses = _chooses(with_values(table, by), by)
     if chooses and not (table["validation"] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
+    # Where nobody chooses there is one rate a net, which needs no error to be the best.
     choosing = error[error.index.get_level_values("seed").isin(chooses)] if chooses else error.fillna(1)
     means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1)
     return means.dropna(how="all").idxmin(axis=1).rename("learning_rate")

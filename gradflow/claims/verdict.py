@@ -132,16 +132,16 @@ def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
         return Finding(claim, {}, None, None, INCONCLUSIVE, INCONCLUSIVE, 1.0, claim.rule, why, missing)
     values = list(good.values())
     low, high = confidence_interval(values)
-    outcome, p_value = _decide(claim, values)
-    why = None if outcome != INCONCLUSIVE else _seeds_that_decide(claim, values)
+    outcome, p_value, why = INCONCLUSIVE, 1.0, None
     if missing:
         why = f"a number from seed {', '.join(map(str, missing))}"
     elif len(good) < claim.seeds:
         why = f"{claim.seeds} seeds"
     elif steps < claim.steps:
         why = f"{claim.steps} steps, the length the claim is about"
-    if why:
-        outcome, p_value = INCONCLUSIVE, 1.0 if outcome != INCONCLUSIVE else p_value
+    else:
+        outcome, p_value = _decide(claim, values)
+        why = _seeds_that_decide(claim, values) if outcome == INCONCLUSIVE else None
     bounds = (low, high) if math.isfinite(low) else None
     mean = float(np.mean(values))
     return Finding(claim, good, mean, bounds, outcome, outcome, p_value, claim.rule, why, missing)

@@ -24,7 +24,6 @@ Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: t
 Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
-NOT_JUDGED = "NOT JUDGED"
 EXIT_FAIL, EXIT_BAD_INPUT, EXIT_RUN_FAILED = 1, 2, 3
 EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
 
@@ -90,8 +89,9 @@ def run(
             return EXIT_RUN_FAILED
         frame = sweep.publish(records, folder)
         if more := experiments.make_further_runs(chosen, frame, preset, settings.given, seeds):
-            records = {**records, **sweep.records(more, folder)}
-            failed = _execute(records, workers, checkpoint_seconds)
+            further = sweep.records(more, folder)
+            failed += _execute(further, workers, checkpoint_seconds)
+            records = {**records, **further}
             frame = sweep.publish(records, folder)
         made = _provenance(records)
     verdict = report.write(folder, frame, chosen, made, judged=not smoke)
@@ -160,6 +160,7 @@ def plot(results: Positional[Path]) -> int:
 def judge(results: Positional[Path]) -> int:
     """Judge the claims of an experiment again, from the tables of its results folder alone; nothing is written."""
     from gradflow.claims import experiment
+    from gradflow.claims.verdict import NOT_JUDGED
     from gradflow.reports import report
     from gradflow.runs import files, table
 

@@ -1,12 +1,12 @@
 """The normalisations that the nets share: over the batch, over channels and pixels, over neighbouring channels."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -40,11 +40,9 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype=None):
-        ones, zeros = (
-            np.full(channels, value, np.float32) for value in (1, 0)
-        )  # float32 also where jax defaults to 64
-        self.scale, self.bias = nnx.Param(jnp.asarray(ones)), nnx.Param(jnp.asarray(zeros))
-        self.mean, self.variance = nnx.BatchStat(jnp.asarray(zeros)), nnx.BatchStat(jnp.asarray(ones))
+        ones, zeros = (functools.partial(fill, channels, jnp.float32) for fill in (jnp.ones, jnp.zeros))
+        self.scale, self.bias = nnx.Param(ones()), nnx.Param(zeros())
+        self.mean, self.variance = nnx.BatchStat(zeros()), nnx.BatchStat(ones())
         self.decay, self.epsilon, self.dtype = decay, epsilon, dtype
         self.use_running_average = False  # what Flax's train() and eval() set
 
