@@ -49,7 +49,7 @@ def test_the_own_net_of_the_readme_is_swept_by_the_command_beside_it(tmp_path):
 
 @pytest.mark.parametrize("command", re.findall(r"`(gradflow [a-z].+?)`", README))
 def test_every_command_that_the_readme_names_is_one_the_parser_takes(command):
-    from gradflow.commands.cli import VERBS
+    from gradflow.commands.verbs import VERBS
 
     words = shlex.split(command)
     assert words[1] in VERBS

@@ -13,7 +13,7 @@ from command_line import call
 import gradflow as gf
 from gradflow import nets
 from gradflow.commands import arguments as typed
-from gradflow.commands import cli
+from gradflow.commands import cli, verbs
 from gradflow.errors import BadInput
 from gradflow.runs.settings import own_settings
 
@@ -69,7 +69,7 @@ def test_nothing_typed_is_help_and_a_version_is_a_line():
 
 def test_options_are_settings_and_several_values_make_a_grid():
     verb, args, given = parse("sweep", "--net", "plain", "residual", "--depth", 18, 34, "--seeds", 3)
-    assert verb is cli.sweep
+    assert verb is verbs.sweep
     assert args == ()
     assert given["seeds"] == 3
     assert given["settings"].given == {"net": ("plain", "residual"), "depth": (18, 34)}
@@ -88,7 +88,7 @@ def test_the_option_of_every_setting_takes_its_own_kind(name):
 
 def test_what_is_not_given_is_left_to_the_experiment():
     verb, args, given = parse("run", "degradation", "--smoke")
-    assert verb is cli.run
+    assert verb is verbs.run
     assert "degradation" in (*args, *given.values())
     assert given["settings"].given == {}
     assert given["smoke"]

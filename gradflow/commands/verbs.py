@@ -1,0 +1,278 @@
+"""What each verb of the command line does. JAX is imported only inside a verb, so that `--help` answers at once."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from gradflow.commands.arguments import Choices, NetChoices
+from gradflow.errors import BadInput
+
+if TYPE_CHECKING:
+    from gradflow.runs.sweep import Records
+
+# None is whatever the hint says: what stands in the help in the place of it.
+Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
+Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the experiment's own)")]
+Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
+Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
+
+EXIT_FAIL, EXIT_RUN_FAILED = 1, 3
+
+
+def list_() -> int:
+    """List experiments, nets and data sets."""
+    from gradflow.claims import experiment
+    from gradflow.data.embedded import EMBEDDED
+    from gradflow.nets import NETS, settings
+
+    print("experiments")
+    for name, path in experiment.known().items():
+        print(f"  {name:20} {experiment.idea(path)}")
+    print("nets")
+    for name in NETS:
+        print(f"  {name:20} {', '.join(settings(name))}")
+    print("  or a function of your own, FILE.py:FUNCTION: build(*, classes, channels, seed, ...) returns an nnx.Module")
+    print("data sets")
+    print(f"  {', '.join(EMBEDDED):20} embedded")
+    print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
+    return 0
+
+
+def run(
+    experiment: Positional[str],
+    *,
+    settings: Choices,
+    smoke: bool = False,
+    full: bool = False,
+    results: Path = Path("results"),
+    seeds: Seeds = None,
+    workers: Workers = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run or resume all runs of an experiment, print its verdict, write figures and report.
+
+    Args:
+        experiment: a name from `gradflow list`, or the path of your own file.
+        settings: replaces settings of the experiment's runs.
+        smoke: seconds instead of minutes, in RESULTS/smoke; shows that everything works and judges nothing.
+        full: the paper's own size.
+        results: the results go to RESULTS/<experiment>.
+        seeds: how many seeds, from 0.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow.claims import experiment as experiments
+    from gradflow.reports import report
+    from gradflow.runs import sweep
+
+    if smoke and full:
+        raise BadInput("--smoke and --full exclude each other: choose one")
+    chosen = experiments.load(experiment)
+    preset = "smoke" if smoke else "full" if full else "default"
+    folder = results / "smoke" / chosen.name if smoke else results / chosen.name
+    failed = 0
+    if chosen.measure:
+        frame, made = _measure(chosen, preset, folder, settings.given, seeds)
+    else:
+        records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
+        failed = _execute(records, workers, checkpoint_seconds)
+        if failed == len(records):
+            return EXIT_RUN_FAILED
+        frame = sweep.publish(records, folder)
+        if more := experiments.make_further_runs(chosen, frame, preset, settings.given, seeds):
+            further = sweep.records(more, folder)
+            failed += _execute(further, workers, checkpoint_seconds)
+            records = {**records, **further}
+            frame = sweep.publish(records, folder)
+        made = _provenance(records)
+    verdict = report.write(folder, frame, chosen, made, judged=not smoke)
+    for finding in verdict.findings:
+        print(report.line(finding))
+    print(f"{verdict.outcome}: {verdict.title}")
+    print(f"figures and report: {folder}")
+    return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0
+
+
+def sweep(
+    *,
+    settings: Choices,
+    seeds: int = 1,
+    results: Path = Path("results"),
+    name: str = "sweep",
+    workers: Workers = None,
+    checkpoint_seconds: float = 60.0,
+) -> int:
+    """Run a grid of settings: several values of a setting make several runs.
+
+    Args:
+        settings: the settings of the runs.
+        seeds: how many seeds of each, from 0.
+        results: the results go to RESULTS/<name>.
+        name: the name of this sweep.
+        workers: processes at a time; they share the cores.
+        checkpoint_seconds: how much work a crash may lose.
+    """
+    from gradflow.reports import report
+    from gradflow.reports.summary import summary
+    from gradflow.runs import grid as grids
+    from gradflow.runs import sweep as sweeps
+
+    folder = results / name
+    records = sweeps.records(grids.grid(seeds, **settings.given), folder)
+    failed = _execute(records, workers, checkpoint_seconds)
+    if failed == len(records):
+        return EXIT_RUN_FAILED
+    frame = sweeps.publish(records, folder)
+    report.draw(folder, report.sweep_figures(frame))
+    print(summary(frame))
+    print(f"tables and figures: {folder}")
+    return EXIT_RUN_FAILED if failed else 0
+
+
+def plot(results: Positional[Path]) -> int:
+    """Redraw the figures of a results folder from its tables alone."""
+    from gradflow.claims import experiment
+    from gradflow.reports import report
+    from gradflow.runs import files, table
+
+    frame = table.load(results)
+    judged = files.read_json(results / "verdict.json")
+    if judged:
+        chosen = experiment.load(judged["experiment"])
+        frame.attrs["command"] = judged.get("made", {}).get("command", "")
+        figures = chosen.figure(frame, chosen.verdict(frame))
+    else:
+        figures = report.sweep_figures(frame)
+    for name in report.draw(results, figures):
+        print(results / name)
+    return 0
+
+
+def judge(results: Positional[Path]) -> int:
+    """Judge the claims of an experiment again, from the tables of its results folder alone; nothing is written."""
+    from gradflow.claims import experiment
+    from gradflow.claims.verdict import NOT_JUDGED
+    from gradflow.reports import report
+    from gradflow.runs import files, table
+
+    judged = files.read_json(results / "verdict.json")
+    if not judged:
+        raise BadInput(f"{results} has no verdict.json: nothing was claimed of it; give the folder of an experiment")
+    verdict = experiment.load(judged["experiment"]).verdict(table.load(results))
+    if judged["outcome"] == NOT_JUDGED:
+        verdict = verdict.not_judged()
+    print("\n".join([*map(report.line, verdict.findings), *report.facts(verdict)]))
+    print(f"{verdict.outcome}: {verdict.title}")
+    return EXIT_FAIL if verdict.outcome == "FAIL" else 0
+
+
+def describe(
+    net: Positional[str],
+    *,
+    settings: NetChoices,
+    image: Side = None,
+    channels: int = 3,
+    classes: Classes = None,
+    layers: bool = False,
+) -> int:
+    """Print a net's table as its paper prints it, with output shapes, parameters, multiply-adds and positions.
+
+    Args:
+        net: a name from `gradflow list`.
+        settings: the settings of the net.
+        image: the image's side in pixels.
+        channels: of the image.
+        classes: of the classifier.
+        layers: a row for each weighted layer.
+    """
+    from gradflow.commands import tabulate
+
+    several = [name for name, value in settings.given.items() if len(value) > 1]
+    if several:
+        raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
+    values = {name: value for name, (value,) in settings.given.items()}
+    table = tabulate.of_layers if layers else tabulate.of_paper
+    print(table(net, image=image, channels=channels, classes=classes, **values))
+    return 0
+
+
+def doctor() -> int:
+    """Print which speed switches are active on this machine, which not and why, and what each gains."""
+    from gradflow.commands import doctor as doctors
+
+    for line in doctors.lines():
+        print(line, flush=True)
+    return 0
+
+
+def worker(cores: Positional[str]) -> int:
+    """What a sweep starts: does the runs that come in on standard input."""
+    from gradflow.runs.worker import work
+
+    work(cores)
+    return 0
+
+
+def stopwatch(settings: Positional[str]) -> int:
+    """What a measurement of speed starts: makes steps as standard input says."""
+    from gradflow.commands.stopwatch import serve
+
+    serve(settings)
+    return 0
+
+
+def _execute(records: "Records", workers: int | None, checkpoint_seconds: float) -> int:
+    """Runs what is not finished, shows how far it is, and returns how many runs failed."""
+    from gradflow.reports.live import View
+    from gradflow.runs import sweep, variation
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
+    labels = dict(zip(records, variation.labels([run.settings for run, _ in records.values()]), strict=True))
+    with View(len(records), sum(record.finished for _, record in records.values()), labels) as view:
+        failures = sweep.execute(records, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
+    for name, reason in failures.items():
+        print(f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
+    return len(failures)
+
+
+def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
+    from gradflow.claims import experiment
+    from gradflow.reports import report
+    from gradflow.runs import table
+    from gradflow.training import platform
+
+    begun = time.monotonic()
+    tables = experiment.measured(chosen, preset, folder, settings, seeds)
+    table.publish(folder, *tables)
+    made = report.provenance(_command(), time.monotonic() - begun, platform.machine())
+    return table.load(folder), made
+
+
+def _command() -> str:
+    return shlex.join(["gradflow", *sys.argv[1:]])
+
+
+def _provenance(records: "Records") -> dict[str, Any]:
+    from gradflow.reports import report
+
+    machine = next((record.config["machine"] for _, record in records.values() if record.config), {})
+    seconds = sum(record.status.get("seconds", 0) for _, record in records.values())
+    return report.provenance(_command(), seconds, machine)
+
+
+VERBS = {
+    "list": list_,
+    "run": run,
+    "sweep": sweep,
+    "plot": plot,
+    "judge": judge,
+    "describe": describe,
+    "doctor": doctor,
+}
+HIDDEN = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs
