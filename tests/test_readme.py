@@ -67,9 +67,10 @@ def test_every_number_of_a_verdict_is_printed_by_the_command_beside_it(row, monk
     assert printed.code in (0, 1), printed
     text = printed.out.replace("\N{MINUS SIGN}", "-")
     numbers = re.findall(
-        r"[-+\N{MULTIPLICATION SIGN}]?\d[\d.]*[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*", told.replace("\N{MINUS SIGN}", "-").split("`", 2)[2]
+        r"[-+\N{MULTIPLICATION SIGN}]?\d[\d.]*[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*",
+        re.sub(r"`.+?`|\(results/.+?\)|\d+x\d+", "", told.replace("\N{MINUS SIGN}", "-").split("`", 2)[2]),
     )
-    assert len(numbers) > 3
+    assert len(numbers) > 1
     for number in numbers:
         assert number.rstrip(".") in text, number
 
