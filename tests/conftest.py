@@ -34,6 +34,8 @@ SLOW = (
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
     "runs/test_resume.py::test_stopped_again_and_again_by_signals",
+    "runs/test_store.py::test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command",
+    "runs/test_store.py::test_two_commands_that_publish_one_folder_leave_the_tables_of_one_of_them",
     "nets/test_alexnet.py::test_one_step_of_the_net_of_the_paper_in_its_own_size",
     "nets/test_stack.py::test_scanned_and_unrolled_units_agree[batch-",
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",

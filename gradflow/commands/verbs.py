@@ -69,7 +69,7 @@ def run(
     """
     from gradflow.claims import experiment as experiments
     from gradflow.reports import report
-    from gradflow.runs import sweep
+    from gradflow.runs import sweep, table
 
     if smoke and full:
         raise BadInput("--smoke and --full exclude each other: choose one")
@@ -78,20 +78,21 @@ def run(
     folder = results / "smoke" / chosen.name if smoke else results / chosen.name
     failed = 0
     if chosen.measure:
-        frame, made = _measure(chosen, preset, folder, settings.given, seeds)
+        tables, made = _measure(chosen, preset, folder, settings.given, seeds)
     else:
         records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
         failed = _execute(records, workers, checkpoint_seconds)
         if failed == len(records):
             return EXIT_RUN_FAILED
-        frame = sweep.publish(records, folder)
-        if more := experiments.make_further_runs(chosen, frame, preset, settings.given, seeds):
+        first = table.join(*sweep.collect(records))
+        if more := experiments.make_further_runs(chosen, first, preset, settings.given, seeds):
             further = sweep.records(more, folder)
             failed += _execute(further, workers, checkpoint_seconds)
             records = {**records, **further}
-            frame = sweep.publish(records, folder)
-        made = _provenance(records)
-    verdict = report.write(folder, frame, chosen, made, judged=not smoke)
+        tables, made = sweep.collect(records), _provenance(records)
+    with table.publishing(folder):
+        table.publish(folder, *tables)
+        verdict = report.write(folder, table.load(folder), chosen, made, judged=not smoke)
     for finding in verdict.findings:
         print(report.line(finding))
     print(f"{verdict.outcome}: {verdict.title}")
@@ -122,14 +123,17 @@ def sweep(
     from gradflow.reports.summary import summary
     from gradflow.runs import grid as grids
     from gradflow.runs import sweep as sweeps
+    from gradflow.runs import table
 
     folder = results / name
     records = sweeps.records(grids.grid(seeds, **settings.given), folder)
     failed = _execute(records, workers, checkpoint_seconds)
     if failed == len(records):
         return EXIT_RUN_FAILED
-    frame = sweeps.publish(records, folder)
-    report.draw(folder, report.sweep_figures(frame))
+    with table.publishing(folder):
+        table.publish(folder, *sweeps.collect(records))
+        frame = table.load(folder)
+        report.draw(folder, report.sweep_figures(frame))
     print(summary(frame))
     print(f"tables and figures: {folder}")
     return EXIT_RUN_FAILED if failed else 0
@@ -149,7 +153,9 @@ def plot(results: Positional[Path]) -> int:
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
         figures = report.sweep_figures(frame)
-    for name in report.draw(results, figures):
+    with table.publishing(results):
+        drawn = report.draw(results, figures)
+    for name in drawn:
         print(results / name)
     return 0
 
@@ -244,14 +250,11 @@ def _execute(records: "Records", workers: int | None, checkpoint_seconds: float)
 def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
     from gradflow.claims import experiment
     from gradflow.reports import report
-    from gradflow.runs import table
     from gradflow.training import platform
 
     begun = time.monotonic()
     tables = experiment.measured(chosen, preset, folder, settings, seeds)
-    table.publish(folder, *tables)
-    made = report.provenance(_command(), time.monotonic() - begun, platform.machine())
-    return table.load(folder), made
+    return tables, report.provenance(_command(), time.monotonic() - begun, platform.machine())
 
 
 def _command() -> str:

@@ -48,6 +48,8 @@ class View:
         name, kind = event["run"], event["event"]
         if kind in ("started", "reading"):
             self.current[name] = event
+        elif kind == "note":
+            self._print(f"{self._label(name)}: {event['text']}")
         elif kind in _STATE or kind == "busy":
             last = self.current.pop(name, None)
             if kind == "busy":

@@ -28,9 +28,12 @@ def load_dataset(run: Run) -> Dataset:
     return load_data(run.data, run.image_size, run.validation, shuffle=run.shuffle)
 
 
-def build_net(run: Run) -> nnx.Module:
-    """The net of a run for its data, with the weights of its seed. Raises `BadInput` where the two do not fit."""
-    dataset = load_dataset(run)
+def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
+    """The net of a run for its data, with the weights of its seed; the data are read where they are not given.
+
+    Raises `BadInput` where the two do not fit.
+    """
+    dataset = dataset or load_dataset(run)
     height, width, channels = dataset.image_shape
     if height != width and nets.takes_image(run.net):
         raise BadInput(f"net {run.net!r} is made for square images: these are {height}x{width}")
@@ -47,14 +50,15 @@ def build_net(run: Run) -> nnx.Module:
 
 def prepare(run: Run) -> tuple[Training, State]:
     """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
-    training = _training(run.program, load_dataset(run))
-    return training, training.start(build_net(run), run.seed)
+    dataset = load_dataset(run)
+    training = _training(run.program, dataset)
+    return training, training.start(build_net(run, dataset), run.seed)
 
 
 @functools.lru_cache(maxsize=1)
 def _training(run: Run, dataset: Dataset) -> Training:
     return Training(
-        build_net(run),
+        build_net(run, dataset),
         dataset,
         optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
         batch=run.batch,
@@ -82,8 +86,9 @@ def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
 
     Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used.
     """
-    training, _ = prepare(run)
-    states = [training.start(build_net(run.replace(seed=seed)), seed) for seed in seeds]
+    dataset = load_dataset(run)
+    training = _training(run.program, dataset)
+    states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 
@@ -92,18 +97,23 @@ def execute(
     run: Run,
     record: Record,
     *,
+    digest: str | None = None,
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[Reading], None] = lambda reading: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Brings `run` to its end in `record`, from its last checkpoint if there is one; the caller holds the lock.
 
     Returns how it ended: `done`; `diverged`, when the loss, an activation or a gradient was not finite (what was read
-    is kept); or `stopped`, after a checkpoint, when `stop()` was true. Raises `BadInput` when data or folder are bad.
+    is kept); or `stopped`, after a checkpoint, when `stop()` was true. `note` is told what a person should know of it.
+    Raises `BadInput` when data or folder are bad, and when the data are not those of the `digest`.
     """
     training, state = prepare(run)
+    if digest not in (None, training.data["digest"]):
+        raise BadInput(f"the data of {record.name} changed since this command began: run it again")
     config = _config(run, training)
-    state = _resume(record, config, state)
+    state = _resume(record, config, state, note)
     record.write_config(config)
     record.write_status("running", step=int(state.step), steps=run.steps)
     begun = saved = time.monotonic()
@@ -149,7 +159,7 @@ def _add(record: Record, run: Run, reading: Reading) -> None:
 def _save(record: Record, run: Run, step: int, state: State) -> None:
     # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
     record.flush()
-    checkpoint.save(record.checkpoints, step, stack.unstack(state))
+    checkpoint.save(record.checkpoints, step, stack.unstack(state), record.name)
     record.write_status("running", step=step, steps=run.steps)
 
 
@@ -157,7 +167,7 @@ def _config(run: Run, training: Training) -> dict[str, Any]:
     """What `config.json` says of a run: its settings, and what else its result depends on."""
     return {
         "run": run.settings,
-        "data": load_dataset(run).summary(),
+        "data": training.data,
         "counts": training.counts,
         "machine": platform.machine(),
         "commit": _commit(),
@@ -165,14 +175,17 @@ def _config(run: Run, training: Training) -> dict[str, Any]:
     }
 
 
-def _resume(record: Record, config: dict[str, Any], state: State) -> State:
+def _resume(record: Record, config: dict[str, Any], state: State, note: Callable[[str], None]) -> State:
     """The state of the last checkpoint, or `state` where there is none. What is newer than it is dropped.
 
     A record made by another version or on another number of cores or devices may differ in rounding: it starts from
-    the first step.
+    the first step. Raises `BadInput` where its readings do not go up to the checkpoint.
     """
-    same = (record.config or {}).get("machine") == config["machine"]
-    found = checkpoint.latest(record.checkpoints, like=stack.unstack(state)) if same else None
+    same = (record.config or {"machine": None})["machine"] == config["machine"]
+    found = checkpoint.latest(record.checkpoints, stack.unstack(state), record.name) if same else None
+    if found is None and checkpoint.exists(record.checkpoints):
+        why = "no checkpoint of it can be read" if same else "it was begun by another version or on another machine"
+        note(f"begins anew, {record.last_step} steps are made again: {why}")
     step, state = (found[0], stack.restack(found[1], stack.stacked_names(state.params))) if found else (0, state)
     record.drop_after(step)
     checkpoint.drop_after(record.checkpoints, step)

@@ -21,7 +21,7 @@ from gradflow.errors import BadInput
 from gradflow.runs.settings import NOT_COMPILED
 from gradflow.training import platform
 
-# "event": started, reading, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
+# "event": started, reading, note, done, diverged, stopped, failed, busy or bad; "run": the name of its folder
 Event = dict[str, Any]
 
 
@@ -62,7 +62,7 @@ class Pool:
                     "reason": "its process got a signal to stop; run again, it goes on from there",
                 }
             yield event
-            if event["event"] not in ("started", "reading"):
+            if event["event"] not in ("started", "reading", "note"):
                 del current[worker]
                 self._assign(worker, waiting, current, last)
 

@@ -1,33 +1,41 @@
 """The folder of one run: its settings, its status, its readings, its lock, written so that a crash loses little.
 
-It holds `config.json`, `status.json`, `metrics/part-<last step>.parquet`, `checkpoints/`, `log.txt` and `lock`.
+It holds `config.json`, `status.json`, `metrics/part-<last step>-<digest>.parquet`, `checkpoints/`, `log.txt`, `lock`.
+Every file says whose it is, and a folder that does not add up is refused: it is never summed up.
 """
 
 import contextlib
+import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradflow.errors import BadInput
-from gradflow.runs.files import read_json, replacing, write_json
+from gradflow.runs import files
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there, two processes on one folder are not kept apart
-    fcntl = None
-
-FORMAT = 1  # of the folders and tables below; a folder of another format is refused, not guessed at
+FORMAT = 2  # of a run's folder; another one is refused, not guessed at
+TABLES_FORMAT = 1  # of the tables that are published
 FINISHED = ("done", "diverged")
+STATES = ("queued", "running", "failed", *FINISHED)
 NAME = pa.dictionary(pa.int32(), pa.string())
 READINGS = pa.schema(
     [("step", pa.int32()), ("layer", NAME), ("position", pa.int32()), ("quantity", NAME), ("value", pa.float32())],
-    metadata={"gradflow_format": str(FORMAT)},
+    metadata={"gradflow_format": str(TABLES_FORMAT)},
 )
 NET = ("", -1)  # layer and position of what is read once a step, of the whole net
+_PART = re.compile(r"part-(\d{9,})-([0-9a-f]{16})\.parquet")
+
+
+class _Part(NamedTuple):
+    path: Path
+    content: bytes
+    last: int  # step
 
 
 class Record:
@@ -40,50 +48,66 @@ class Record:
         self._rows: list[tuple[int, Sequence[str], Sequence[int], str, np.ndarray]] = []
 
     @property
+    def name(self) -> str:
+        """Of the folder: the run's settings in words, and the hash of all that decides its result."""
+        return self.folder.name
+
+    @property
     def config(self) -> dict[str, Any] | None:
-        """`config.json`; raises `BadInput` if another version of gradflow wrote it in another format."""
-        config = read_json(self.folder / "config.json")
-        if config is not None and config.get("format") != FORMAT:
+        """`config.json`; raises `BadInput` where it is of another run, or in another format."""
+        config = files.read_json(self.folder / "config.json")
+        if config is None:
+            return None
+        if config.get("format") != FORMAT:
             raise BadInput(
                 f"{self.folder} has the results format {config.get('format')}, this version reads {FORMAT}: "
                 "use another results folder, or the version that wrote it"
             )
+        self._check(config.get("name") == self.name, f"config.json is of the run {config.get('name')!r}")
+        whole = all(isinstance(config.get(key), dict) for key in ("run", "data", "counts", "machine"))
+        self._check(whole, "config.json lacks run, data, counts or machine")
         return config
 
     @property
     def status(self) -> dict[str, Any]:
         """`status.json`: `state` is queued, running, done, diverged or failed; `step` the last one on disk."""
-        return read_json(self.folder / "status.json") or {"state": "queued", "step": 0}
+        status = files.read_json(self.folder / "status.json")
+        if status is None:
+            return {"state": "queued", "step": 0}
+        whole = status.get("state") in STATES and type(status.get("step")) is int and status["step"] >= 0
+        self._check(whole, f"status.json has no state of {', '.join(STATES)}, or no step")
+        return status
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.config is not None and self.status["state"] in FINISHED
+        """Whether there is nothing left to do. Raises `BadInput` where the folder says so and has not all of it."""
+        if self.config is None or self.status["state"] not in FINISHED:
+            return False
+        self._check_end(self._parts())
+        return True
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes `config.json`, with the format of the folder."""
-        write_json(self.folder / "config.json", {"format": FORMAT, **config})
+        """Writes `config.json`, with the format of the folder and the name of the run."""
+        files.write_json(self.folder / "config.json", {"format": FORMAT, "name": self.name, **config})
 
     def write_status(self, state: str, **details: Any) -> None:
         """Writes `status.json`."""
-        write_json(self.folder / "status.json", {"state": state, **details})
+        files.write_json(self.folder / "status.json", {"state": state, **details})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Yields whether the run is ours; false while another process has it. The lock ends with the process."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("a")
-        except OSError as error:
-            raise BadInput(f"cannot write {self.folder}: {error.strerror}: choose another --results folder") from error
-        with file:
-            try:
-                if fcntl:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        """Yields whether the run is ours; false while another process has it. The lock ends with the process.
+
+        Raises `BadInput` where the folder cannot be written, or something in it is a link to somewhere else.
+        """
+        files.refuse_links(self.folder)
+        with files.lock(self.folder / "lock") as ours:
+            if ours:
+                own = ("config.json", "status.json", "log.txt", self.checkpoints.name, self._metrics.name)
+                files.refuse_links(*(self.folder / name for name in own))
+                files.remove_temporary(self.folder)
+                files.remove_temporary(self._metrics)
+            yield ours
 
     def add(self, step: int, quantity: str, names: Sequence[str], positions: Sequence[int], values: Any) -> None:
         """Keeps readings of one quantity at one step until the next `flush`."""
@@ -103,35 +127,112 @@ class Record:
         }
         plain = pa.schema([(f.name, pa.string() if f.type == NAME else f.type) for f in READINGS])
         part = pa.table(columns, schema=plain)
-        with replacing(self._metrics / f"part-{self._rows[-1][0]:09d}.parquet") as temporary:
-            pq.write_table(part.cast(READINGS), temporary, compression="zstd")
+        # So that parts follow one another without a gap, each says where it begins: after the one before.
+        first, last = self.last_step + 1, self._rows[-1][0]
+        own = {"gradflow_part": json.dumps({"run": self.name, "first": first, "last": last})}
+        stream = pa.BufferOutputStream()
+        pq.write_table(
+            part.cast(READINGS.with_metadata({**(READINGS.metadata or {}), **own})), stream, compression="zstd"
+        )
+        content = stream.getvalue().to_pybytes()
+        with files.replacing(self._metrics / f"part-{last:09d}-{_digest(content)}.parquet") as temporary:
+            temporary.write_bytes(content)
         self._rows.clear()
+
+    @property
+    def last_step(self) -> int:
+        """The last step whose readings are on disk; 0 where none are."""
+        return max((step for step, _ in self._found()), default=0)
 
     def drop_after(self, step: int) -> None:
-        """Forgets the readings after `step`: a resumed run makes them again. Parts end where checkpoints are."""
+        """Forgets the readings after `step`: a resumed run makes them again. Parts end where checkpoints are.
+
+        Raises `BadInput` where what is left does not go up to `step`.
+        """
         self._rows.clear()
-        for part in self._metrics.glob("part-*.parquet"):
-            if int(part.stem.removeprefix("part-")) > step:
-                part.unlink()
+        for last, path in self._found():
+            if last > step:
+                path.unlink()
+        parts = self._parts()
+        end = parts[-1].last if parts else 0
+        self._check(end == step, f"its readings end at step {end}, its checkpoint is of step {step}")
 
     def readings(self) -> pa.Table:
-        """All readings on disk, in the order they were made. Raises `BadInput` for a part that cannot be read."""
-        parts = [read_parquet(part) for part in sorted(self._metrics.glob("part-*.parquet"))]
-        return pa.concat_tables(parts).unify_dictionaries() if parts else READINGS.empty_table()
+        """All readings on disk, in the order they were made. Raises `BadInput` where they do not add up."""
+        parts = self._parts()
+        self._check_end(parts)
+        tables = [_read(pa.BufferReader(part.content), part.path) for part in parts]
+        table = pa.concat_tables(tables).unify_dictionaries() if tables else READINGS.empty_table()
+        return table.replace_schema_metadata(READINGS.metadata)
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """Last step and path of the files that are named as we name parts."""
+        names = ((_PART.fullmatch(path.name), path) for path in self._metrics.glob("part-*.parquet"))
+        return sorted((int(match[1]), path) for match, path in names if match)
+
+    def _parts(self) -> list[_Part]:
+        """The parts in order. Raises `BadInput` unless each is whole, of this run, and begins after the one before."""
+        files.refuse_links(self._metrics)
+        parts, before = [], 0
+        for last, path in self._found():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+            whole = _digest(content) == path.stem.rpartition("-")[2]
+            self._check(whole, f"{path.name} is not what was written")
+            own = _whose(content, path)
+            self._check(own.get("run") == self.name, f"{path.name} is of the run {own.get('run')!r}")
+            follows = own.get("first") == before + 1 and own.get("last") == last
+            self._check(follows, f"the readings after step {before} are missing, or there twice")
+            parts.append(_Part(path, content, last))
+            before = last
+        return parts
+
+    def _check_end(self, parts: list[_Part]) -> None:
+        """Raises `BadInput` where the run is said to have ended at another step than its readings."""
+        config, status = self.config, self.status
+        if config is None or status["state"] not in FINISHED:
+            return
+        end = parts[-1].last if parts else 0
+        steps = config["run"].get("steps")
+        self._check(status["step"] == end, f"its readings end at step {end}, not at {status['step']} as it says")
+        whole = status["state"] != "done" or end == steps
+        self._check(whole, f"it is said to be done, but its readings end at step {end} of {steps}")
+
+    def _check(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise BadInput(f"{self.folder} does not add up: {otherwise}; remove the folder and run again")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _whose(content: bytes, path: Path) -> dict[str, Any]:
+    """What a part says of itself: the run, its first and its last step."""
+    try:
+        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+        own = json.loads(metadata.get(b"gradflow_part", b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    return own if isinstance(own, dict) else {}
 
 
 def read_parquet(path: Path) -> pa.Table:
     """A table that this version wrote. Raises `BadInput` for any other, or half of one."""
+    return _read(path, path)
+
+
+def _read(source: Any, path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        # Without a part its run is not whole.
-        broken = f"the folder {path.parent.parent}" if path.parent.name == "metrics" else "it"
-        raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove {broken} and run again") from error
-    found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode()
-    if found != str(FORMAT):
+        table = pq.read_table(source)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove it and run again") from error
+    found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode(errors="replace")
+    if found != str(TABLES_FORMAT):
         raise BadInput(
-            f"{path} has the results format {found}, this version reads {FORMAT}: "
+            f"{path} has the results format {found}, this version reads {TABLES_FORMAT}: "
             "use another results folder, or the version that wrote it"
         )
     return table

@@ -88,7 +88,6 @@ def _job(name: str, run: Run, record: Record, checkpoint_seconds: float) -> Even
     }
 
 
-def publish(records: Records, results: Path) -> pd.DataFrame:
-    """Gathers exactly these records, writes `runs.csv` and `readings.parquet`, returns the long table."""
-    table.publish(results, *table.collect([record for _, record in records.values()]))
-    return table.load(results)
+def collect(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables `(runs, readings)` of exactly these records."""
+    return table.collect([record for _, record in records.values()])

@@ -1,7 +1,9 @@
 """All runs as two tables: one row a run, one row a reading; and as one long table with the settings joined."""
 
+import contextlib
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradflow.errors import BadInput
-from gradflow.runs.files import replacing, write_text
+from gradflow.runs import files
 from gradflow.runs.record import NAME, READINGS, Record, read_parquet
+
+_NEXT = ".runs.csv.next"
+_PUBLISH_SECONDS = 600
 
 
 def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -21,13 +26,12 @@ def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
         config = record.config
         if config is None:
             continue
-        name = record.folder.name
-        status = record.status
+        name, status = record.name, record.status
         runs.append(
             {
                 "run": name,
                 **config["run"],
-                **config.get("counts", {}),
+                **config["counts"],
                 "status": status["state"],
                 "last_step": status["step"],
             }
@@ -45,18 +49,93 @@ def _csv(runs: pd.DataFrame) -> str:
     return runs.to_csv(index=False, lineterminator="\n")
 
 
-def _read_runs(source: Path | io.StringIO) -> pd.DataFrame:
+def _read_runs(source: io.StringIO | io.BytesIO) -> pd.DataFrame:
     """Reads raw and published runs alike: a setting that is None everywhere has the same type in both."""
     return pd.read_csv(source, keep_default_na=False, na_values=[""])
 
 
+@contextlib.contextmanager
+def publishing(results: Path) -> Iterator[None]:
+    """Keeps other commands from publishing in this folder, so that its tables, figures and report are of one of them.
+
+    Raises `BadInput` where another one does not end.
+    """
+    with files.lock(results / "runs" / "publish.lock", _PUBLISH_SECONDS) as ours:
+        if not ours:
+            raise BadInput(f"{results} is being published by another command since {_PUBLISH_SECONDS} s: wait for it")
+        files.remove_temporary(results)
+        yield
+
+
 def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
-    """Writes `runs.csv` and `readings.parquet`: the tables that every figure and verdict is a function of."""
-    write_text(results / "runs.csv", _csv(runs))
+    """Writes `runs.csv` and `readings.parquet`: the tables that every figure and verdict is a function of.
+
+    One transaction: the readings know the digest of their runs, which lie beside them as `.runs.csv.next` until both
+    are in place. The caller holds `publishing`.
+    """
+    text = _csv(runs)
+    following = results / _NEXT
+    files.write_text(following, text)
+    own = {"gradflow_runs": _digest(text.encode())}
+    schema = READINGS.insert(0, pa.field("run", NAME)).with_metadata({**(READINGS.metadata or {}), **own})
+    with files.replacing(results / "readings.parquet") as temporary:
+        table = pa.Table.from_pandas(readings, preserve_index=False).select(schema.names).cast(schema)
+        pq.write_table(table, temporary, compression="zstd")
+    files.write_text(results / "runs.csv", text)
+    following.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()  # as a checkout on Windows may have them
+
+
+def _published(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`(runs, readings)` as published. Raises `BadInput` where one of them is not ours, or they do not fit."""
+    path = results / "readings.parquet"
+    table = read_parquet(path)
     schema = READINGS.insert(0, pa.field("run", NAME))
-    with replacing(results / "readings.parquet") as temporary:
-        table = pa.Table.from_pandas(readings, preserve_index=False).cast(schema)
-        pq.write_table(table.replace_schema_metadata(READINGS.metadata), temporary, compression="zstd")
+    try:
+        readings = table.select(schema.names).cast(schema)
+        if any(readings[name].null_count for name in ("run", "step", "layer", "quantity")):
+            raise ValueError("rows without run, step, layer or quantity")
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"{path} is no table of readings ({_first_line(error)}); remove it and run again") from error
+    digest = (table.schema.metadata or {}).get(b"gradflow_runs", b"").decode(errors="replace")
+    runs = _runs_of(results, digest)
+    unknown = set(readings["run"].unique().to_pylist()) - set(runs["run"])
+    if unknown:
+        raise BadInput(f"{results} does not add up: runs.csv lacks the run {min(unknown)!r}; run again")
+    return runs, readings.to_pandas()
+
+
+def _runs_of(results: Path, digest: str) -> pd.DataFrame:
+    """The runs that were published with the readings that hold this digest; old versions wrote none."""
+    for path in (results / "runs.csv", results / _NEXT):
+        try:
+            content = path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror or error}; run again") from error
+        if content is not None and (not digest or _digest(content) == digest):
+            return _checked_runs(content, path)
+    raise BadInput(f"{results} does not add up: runs.csv was not published with readings.parquet; run again")
+
+
+def _checked_runs(content: bytes, path: Path) -> pd.DataFrame:
+    try:
+        runs = _read_runs(io.BytesIO(content))
+        if "run" not in runs:
+            raise ValueError("it has no column 'run'")
+        if bool(runs["run"].isna().any()) or bool(runs["run"].duplicated().any()):
+            raise ValueError("a run without a name, or twice")
+        if common := sorted({*runs} & {*READINGS.names}):
+            raise ValueError(f"a column of the readings: {common[0]}")
+    except (ValueError, OverflowError) as error:
+        raise BadInput(f"cannot read {path}: {_first_line(error)}; remove it and run again") from error
+    return runs.astype({"run": str})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
@@ -73,15 +152,8 @@ def load(results: str | Path) -> pd.DataFrame:
     Raises `BadInput` for a folder without results, or of another format.
     """
     results = Path(results)
-    if (results / "readings.parquet").exists() and (results / "runs.csv").exists():
-        readings = read_parquet(results / "readings.parquet").to_pandas()
-        try:
-            runs = _read_runs(results / "runs.csv")
-        except (OSError, ValueError) as error:
-            raise BadInput(f"cannot read {results / 'runs.csv'}: {error}; remove it and run again") from error
-        if "run" not in runs:
-            raise BadInput(f"cannot read {results / 'runs.csv'}: it has no column 'run'; remove it and run again")
-        return join(runs, readings)
+    if (results / "readings.parquet").exists():
+        return join(*_published(results))
     if not (results / "runs").is_dir():
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")
-    return join(*collect([Record(folder) for folder in sorted((results / "runs").iterdir())]))
+    return join(*collect([Record(folder) for folder in sorted((results / "runs").iterdir()) if folder.is_dir()]))

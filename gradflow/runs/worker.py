@@ -75,11 +75,14 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
                 return {"event": record.status["state"]}
             _print_to(record.folder / "log.txt")
             run = Run(**job["settings"])
-            _check_unchanged(run, job)
+            found = digest(run.data)
+            _check_unchanged(run, job, found)
             _send(parent, job, "started", settings=job["settings"])
             sys.argv = job["command"]
             watch = _watch(run, lambda **reading: _send(parent, job, "reading", **reading))
-            return {"event": execute(run, record, checkpoint_seconds=job["checkpoint_seconds"], stop=stop, watch=watch)}
+            how = {"checkpoint_seconds": job["checkpoint_seconds"], "stop": stop, "watch": watch, "digest": found}
+            note = lambda text: _send(parent, job, "note", text=text)  # noqa: E731
+            return {"event": execute(run, record, **how, note=note)}
     except BadInput as error:
         return {"event": "bad", "reason": str(error)}
     except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
@@ -88,9 +91,9 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
         return {"event": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
-def _check_unchanged(run: Run, job: dict[str, Any]) -> None:
+def _check_unchanged(run: Run, job: dict[str, Any], digest: str) -> None:
     """Raises `BadInput` where the data or the file of the net are not those that the record is named for."""
-    if run.folder_name(digest(run.data)) != job["run"]:
+    if run.folder_name(digest) != job["run"]:
         raise BadInput(f"the data or the net of {job['run']} changed since this command began: run it again")
 
 

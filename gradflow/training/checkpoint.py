@@ -1,6 +1,7 @@
 """A run's resume point on disk: orbax behind three functions."""
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from gradflow.errors import BadInput
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
 
-def save(folder: Path, step: int, tree: Any) -> None:
-    """Writes `tree` as the checkpoint of `step`, then removes the older ones. A crash leaves the older ones whole.
+# Ours by name: a checkpoint, and what a crash leaves of one. Nothing else is ever removed.
+_OURS = re.compile(r"([0-9]{9,})(\.orbax-checkpoint-tmp.*)?")
 
-    Raises `BadInput` where it cannot be written.
+
+def save(folder: Path, step: int, tree: Any, run: str) -> None:
+    """Writes `tree` as the checkpoint of `step` of the run of that name, then removes the older ones.
+
+    A crash leaves the older ones whole. Raises `BadInput` where it cannot be written.
     """
     try:
-        ocp.save(str(folder.absolute() / f"{step:09d}"), tree)
+        ocp.save(str(folder.absolute() / f"{step:09d}"), tree, custom_metadata=_whose(run, step))
     except (OSError, ValueError) as error:  # the latter is how its storage library says that the disk is full
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise BadInput(f"cannot write {folder}: {reason}; what was recorded before is intact") from error
@@ -28,26 +33,40 @@ def save(folder: Path, step: int, tree: Any) -> None:
             shutil.rmtree(folder / f"{older:09d}")
 
 
-def latest(folder: Path, like: Any) -> tuple[int, Any] | None:
-    """Step and content of the newest checkpoint that can be read, with the structure, dtypes and shardings of `like`.
+def latest(folder: Path, like: Any, run: str) -> tuple[int, Any] | None:
+    """Step and content of the run's newest checkpoint that can be read, with structure, dtypes, shardings of `like`.
 
-    What a crash or a full disk left of a newer one is passed over. None where there is nothing to go on from.
+    What a crash or a full disk left of a newer one is passed over, and so is one that another run wrote, or this run at
+    another step. None where there is nothing to go on from.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     for step in reversed(_steps(folder)):
+        path = str(folder.absolute() / f"{step:09d}")
         try:
-            return step, ocp.load(str(folder.absolute() / f"{step:09d}"), abstract)
+            if ocp.metadata(path).custom_metadata == _whose(run, step):
+                return step, ocp.load(path, abstract)
         except Exception:  # orbax raises many kinds for half a checkpoint, or for one of another structure
             continue
     return None
 
 
 def drop_after(folder: Path, step: int) -> None:
-    """Removes what is newer than `step`, and what a crash left unfinished: it would be in the way of new ones."""
+    """Removes our checkpoints newer than `step`, and what a crash left of one: it would be in the way of new ones."""
     for path in folder.glob("*"):
-        if not path.name.isdigit() or int(path.name) > step:
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        match = _OURS.fullmatch(path.name)
+        if match and (match[2] or int(match[1]) > step):
+            path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+
+
+def exists(folder: Path) -> bool:
+    """Whether something is there that is named as a checkpoint, whether or not it can be read."""
+    return bool(_steps(folder))
+
+
+def _whose(run: str, step: int) -> dict[str, Any]:
+    return {"run": run, "step": step}
 
 
 def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+    names = (path.name for path in folder.glob("[0-9]*") if _OURS.fullmatch(path.name))
+    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):09d}")

@@ -50,6 +50,7 @@ class Training:
         points = nets.points_of(joined, dataset.image_shape)
         weighted = nets.weighted_layers(nets.split(net)[1])
         layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
+        self.data = dataset.summary()
         self.counts = {
             "parameters": nets.count_parameters(net),
             "multiply_adds": sum(adds.values()),

@@ -16,7 +16,7 @@ from command_line import TINY, Result, call, compile_once  # noqa: F401
 
 from gradflow.claims import experiment
 from gradflow.data.load import load_data
-from gradflow.runs.record import FORMAT
+from gradflow.runs.record import FORMAT, TABLES_FORMAT
 
 SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0)
 
@@ -202,7 +202,7 @@ def test_results_of_another_version(finished, tmp_path):
     published = results / "sweep" / "readings.parquet"
     assert call("plot", results / "sweep").code == 0  # what is published is still of this version
     pq.write_table(pq.read_table(published).replace_schema_metadata({"gradflow_format": "0"}), published)
-    refused(call("plot", results / "sweep"), "results format 0", f"reads {FORMAT}")
+    refused(call("plot", results / "sweep"), "results format 0", f"reads {TABLES_FORMAT}")
     after = content(results)
     assert {path for path in before if after[path] != before[path]} == {published}
 

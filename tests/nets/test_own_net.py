@@ -246,4 +246,4 @@ def test_a_file_that_changes_while_its_sweep_runs_is_refused(file, tmp_path):
     run = gf.Run(net=f"{file}:build", steps=2)
     job = {"run": "another-0123456789", "settings": json.loads(json.dumps(run.settings)), "command": ["gradflow"]}
     with pytest.raises(BadInput, match="changed since this command began"):
-        worker._check_unchanged(gf.Run(**job["settings"]), job)
+        worker._check_unchanged(gf.Run(**job["settings"]), job, "of the data")

@@ -112,17 +112,17 @@ def test_the_newest_checkpoint_that_can_be_read_is_used(tmp_path, damage):
     # One array: orbax leaves the reading of further ones unfinished when one fails, and Python then warns of it.
     tree = {"a": (jax.numpy.arange(20_000, dtype="int32"),)}
     older, newer = (tmp_path / "run" / f"{step:09d}" for step in (4, 9))
-    checkpoint.save(older.parent, 4, tree)
+    checkpoint.save(older.parent, 4, tree, "run")
     shutil.copytree(older, tmp_path / "copy")
-    checkpoint.save(older.parent, 9, jax.tree.map(lambda x: 2 * x, tree))
+    checkpoint.save(older.parent, 9, jax.tree.map(lambda x: 2 * x, tree), "run")
     assert not older.exists()  # one at a time is enough
-    found = checkpoint.latest(older.parent, like=tree)
+    found = checkpoint.latest(older.parent, tree, "run")
     assert found
     assert found[0] == 9
     np.testing.assert_array_equal(found[1]["a"][0], range(0, 40_000, 2))
     (tmp_path / "copy").rename(older)  # as after a crash between the saving of the newer and the removal of the older
     damage(newer)
-    found = checkpoint.latest(older.parent, like=tree)
+    found = checkpoint.latest(older.parent, tree, "run")
     assert found
     assert found[0] == 4
     np.testing.assert_array_equal(found[1]["a"][0], range(20_000))
@@ -130,8 +130,8 @@ def test_the_newest_checkpoint_that_can_be_read_is_used(tmp_path, damage):
     checkpoint.drop_after(older.parent, 4)
     assert [path.name for path in older.parent.iterdir()] == [older.name]
     other = {"a": jax.numpy.arange(20_000, dtype="int32")}
-    assert checkpoint.latest(older.parent, like=other) is None  # another net cannot go on from it
-    assert checkpoint.latest(tmp_path / "nothing", like=tree) is None
+    assert checkpoint.latest(older.parent, other, "run") is None  # another net cannot go on from it
+    assert checkpoint.latest(tmp_path / "nothing", tree, "run") is None
 
 
 def test_a_broken_checkpoint_does_not_stop_a_resume(undisturbed, again):

@@ -328,7 +328,7 @@ def test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_on
     _, params, _ = nets.split(build_net(run))
     one_by_one = stack.unstack(prepare(run)[1])
     assert one_by_one.params.keys() == params.keys() != prepare(run)[1].params.keys()
-    assert checkpoint.latest(parts.checkpoints, like=one_by_one)  # no checkpoint of another structure is read
+    assert checkpoint.latest(parts.checkpoints, one_by_one, parts.name)  # no checkpoint of another structure is read
     assert execute(run, parts) == "done"
     np.testing.assert_equal(stored(parts), stored(whole))
 
