@@ -85,14 +85,8 @@ def runs(preset, **overrides):
 
 def further_runs(table, preset, **overrides):
     """Twins of each depth at the best rate of each, of the seeds that are judged."""
-    settings = PRESETS[preset] | overrides
-    if len(settings["learning_rate"]) == 1:
-        return []
-    found, best = [], gf.best_rates(table, by=BY)
-    for (net, depth), rate in best.items():
-        one = {"net": (net,), "depth": (int(depth),), "learning_rate": (float(rate),)}
-        found += warmed_up(preset, settings | one | {"seeds": CHOOSING + settings["seeds"]})
-    return [run for run in found if run.seed >= CHOOSING]
+    seeds = (PRESETS[preset] | overrides)["seeds"]
+    return gf.runs_at_best_rates(runs(preset, **overrides), table, BY, seeds=seeds)
 
 
 def warmed_up(preset, settings):

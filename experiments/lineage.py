@@ -1,5 +1,7 @@
 """From the perceptron to ResNet: all of them at equal data and steps, each as its paper built it, in its small form.
 
+Each is judged at its own best learning rate of a grid: the first seed is run at every rate and chooses, by the error on
+held-out training images; the others are run at the chosen rate, and their error is that on the test set.
 Error, parameters, multiply-adds, and the gradient over relative depth. Nets before 2015 have no batch norm; their
 initialisation is He's, so that all of them start. No paper makes a claim about this very comparison: what is claimed
 here is the direction of each paper's step.
@@ -9,21 +11,24 @@ import gradflow as gf
 
 STEPS = 400  # what shorter trainings end with decides nothing
 BY = ("net", "depth", "normalisation")
+RATES = (0.003, 0.01, 0.03, 0.1)
+CHOOSING = {"seeds": 1, "validation": 200}  # the runs that choose; `--validation` says of how many images otherwise
+SMALL = {"steps": STEPS, "seeds": 3, "batch": 64, "learning_rate": RATES}
 PRESETS = {
-    "smoke": {"steps": 8, "seeds": 2, "batch": 16, "evaluations": 1},
-    "default": {"steps": STEPS, "seeds": 3, "batch": 64},
-    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
+    "smoke": SMALL | {"steps": 8, "seeds": 2, "batch": 16, "evaluations": 1, "learning_rate": (0.03,)},
+    "default": SMALL,
+    "full": SMALL | {"steps": 60_000, "batch": 128, "augment": True, "validation": 5_000},
 }
 HE = {"normalisation": "none", "initialisation": "he"}
 NETS = (
-    {"net": "mlp", "depth": 3, "normalisation": "none", "learning_rate": 0.03},
-    {"net": "cnn", "normalisation": "none", "learning_rate": 0.03},
-    {"net": "alexnet", **HE, "learning_rate": 0.003},
-    {"net": "nin", **HE, "learning_rate": 0.03, "width": 48},
-    {"net": "vgg", "depth": 16, **HE, "learning_rate": 0.02, "width": 16},
-    {"net": "googlenet", **HE, "learning_rate": 0.03, "width": 16},
-    {"net": "plain", "depth": 20, "learning_rate": 0.1},
-    {"net": "residual", "depth": 20, "learning_rate": 0.1},
+    {"net": "mlp", "depth": 3, "normalisation": "none"},
+    {"net": "cnn", "normalisation": "none"},
+    {"net": "alexnet", **HE},
+    {"net": "nin", **HE, "width": 48},
+    {"net": "vgg", "depth": 16, **HE, "width": 16},
+    {"net": "googlenet", **HE, "width": 16},
+    {"net": "plain", "depth": 20},
+    {"net": "residual", "depth": 20},
 )
 ORDER = tuple(one["net"] for one in NETS)
 CLAIMS = {
@@ -62,12 +67,21 @@ CLAIMS = {
 
 
 def runs(preset, **overrides):
-    """All nets."""
-    return gf.variants(NETS, **(PRESETS[preset] | overrides))
+    """All nets at every rate, of the seed that chooses; where there is one rate, of all seeds."""
+    settings = PRESETS[preset] | overrides
+    several = len(settings["learning_rate"]) > 1
+    return gf.variants(NETS, **(CHOOSING | settings | {"seeds": 1} if several else settings))
+
+
+def further_runs(table, preset, **overrides):
+    """All nets at the best rate of each, of the seeds that are judged, on the test set."""
+    seeds = (PRESETS[preset] | overrides)["seeds"]
+    return gf.runs_at_best_rates(runs(preset, **overrides), table, BY, seeds=seeds, validation=0)
 
 
 def verdict(table):
-    """Differences of final test errors and ratios of counts, seed by seed."""
+    """Differences of final test errors and ratios of counts, seed by seed, each net at its best rate."""
+    rates, table = gf.best_rates(table, BY), gf.at_best_rates(table, BY)
     error, size = gf.final_error(table, "test_error", BY), gf.run_column(table, "parameters", BY)
     slope = gf.gradient_slope(table, 1, BY)
 
@@ -82,7 +96,7 @@ def verdict(table):
         "flat": gf.difference(decades["residual"], decades["vgg"]),
     }
     findings = tuple(gf.judge(claim, numbers[name], int(table.steps.min())) for name, claim in CLAIMS.items())
-    facts = {}
+    facts = {"best rate": {net: float(rates.xs(net, level="net").iloc[0]) for net in ORDER}}
     for name, series in (("final test error", error), ("final training error", gf.final_error(table, by=BY)),
                          ("parameters", size),
                          ("multiply-adds", gf.run_column(table, "multiply_adds", BY))):  # fmt: skip
@@ -102,6 +116,7 @@ def _depth(table, net):
 
 def figure(table, verdict):
     """Error, parameters and multiply-adds of each net; and its gradient over relative depth."""
+    table = gf.at_best_rates(table, BY)
     note = gf.plot.caption(table)
     panels = {}
     for name, series, scale in (

@@ -2,6 +2,7 @@ from . import hooks as hooks
 from . import nets as nets
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
+from .claims.rates import runs_at_best_rates as runs_at_best_rates
 from .claims.regime import gradient_decades as gradient_decades
 from .claims.regime import gradient_regime as gradient_regime
 from .claims.regime import regime_of as regime_of

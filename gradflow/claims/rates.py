@@ -12,6 +12,7 @@ import pandas as pd
 
 from gradflow.claims.statistics import TWINS, final_error, with_values
 from gradflow.errors import BadInput
+from gradflow.runs.settings import Run
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
@@ -27,7 +28,7 @@ def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
     keys = [*by, "learning_rate"]
     error = final_error(table, "test_error", keys)
     chooses = _chooses(with_values(table, by), by)
-    if chooses and not (table["validation"] > 0).all():
+    if chooses and not (table.loc[table["seed"].isin(chooses), "validation"] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
     # Where nobody chooses there is one rate a net, which needs no error to be the best.
     choosing = error[error.index.get_level_values("seed").isin(chooses)] if chooses else error.fillna(1)
@@ -41,6 +42,24 @@ def at_best_rates(table: Frame, by: Sequence[str] = TWINS) -> Frame:
     index = pd.MultiIndex.from_frame(known[list(by)]) if len(by) > 1 else pd.Index(known[by[0]])
     judged = known["learning_rate"].to_numpy() == best.reindex(index).to_numpy()
     return table[judged & ~table["seed"].isin(_chooses(known, by)).to_numpy()]
+
+
+def runs_at_best_rates(
+    choosing: Sequence[Run], table: Frame, by: Sequence[str] = TWINS, *, seeds: int, **changes: Any
+) -> list[Run]:
+    """The runs that are judged: those of `choosing` at the rate of `best_rates`, from the next `seeds` seeds.
+
+    `changes` are settings in which they differ from those that choose. None where nothing was to be chosen.
+    """
+    if len({run.learning_rate for run in choosing}) == 1:
+        return []
+    best, first = best_rates(table, by), 1 + max(run.seed for run in choosing)
+    found = []
+    for run in choosing:
+        values = ["" if (value := run.settings.get(name)) is None else value for name in by]
+        if run.learning_rate == best[tuple(values) if len(values) > 1 else values[0]]:
+            found += [run.replace(seed=first + seed, **changes) for seed in range(seeds)]
+    return list(dict.fromkeys(found))
 
 
 def _chooses(table: Frame, by: Sequence[str]) -> set[int]:

@@ -97,3 +97,20 @@ def test_where_no_net_and_no_rate_is_better_choosing_decides_at_most_in_five_per
         crossed += gf.judge(claim, dict(enumerate(one - other)), 100).outcome != "INCONCLUSIVE"
     assert wrong / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     assert crossed / trials > 0.08
+
+
+def test_the_runs_that_are_judged_are_those_at_the_best_rate_from_the_next_seeds():
+    held_out = np.array([[[0.3], [0.1], [0.2]], [[0.1], [0.3], [0.2]]])
+    frame = table(held_out, held_out, np.full((2, 3, 0), 0.0))
+    choosing = gf.grid(seeds=1, net=NETS, depth=(8,), learning_rate=RATES, validation=(10,))
+    found = gf.runs_at_best_rates(choosing, frame, ("net", "depth"), seeds=2, validation=0)
+    expected = [("plain", 0.03, 1, 0), ("plain", 0.03, 2, 0), ("residual", 0.01, 1, 0), ("residual", 0.01, 2, 0)]
+    assert [(run.net, run.learning_rate, run.seed, run.validation) for run in found] == expected
+    # The judged runs need no images held out; those that choose do.
+    both = table(held_out, held_out, further([1, 0], np.full((2, 2), 0.5)))
+    both.loc[both.seed > 0, "validation"] = 0
+    assert set(gf.at_best_rates(both, ("net", "depth")).seed) == {1, 2}
+    both.loc[both.seed == 0, "validation"] = 0
+    with pytest.raises(BadInput, match="held-out"):
+        gf.best_rates(both, ("net", "depth"))
+    assert not gf.runs_at_best_rates(choosing[:1], frame, ("net", "depth"), seeds=2)  # nothing to choose
