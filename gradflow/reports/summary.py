@@ -8,6 +8,7 @@ import pandas as pd
 from gradflow.claims.statistics import fate, final_error
 from gradflow.figures import rows
 from gradflow.figures.text import format_spread, nothing_varies
+from gradflow.plain_text import plain
 from gradflow.runs import variation
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -57,6 +58,7 @@ def _order(state: str) -> tuple[int, str]:
 
 
 def _aligned(table: Sequence[Sequence[str]], flush_left: Sequence[int]) -> list[str]:
+    table = [[*map(plain, cells)] for cells in table]  # a newline in a name is no row
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     sides = ["<" if place in flush_left else ">" for place in range(len(widths))]
     return ["  ".join(map("{:{}{}}".format, cells, sides, widths)).rstrip() for cells in table]
