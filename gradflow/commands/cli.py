@@ -1,6 +1,7 @@
 """The entry point of the command line: from what was typed to a verb, and from what it raises to an exit code."""
 
 import contextlib
+import io
 import os
 import sys
 from importlib import metadata
@@ -39,7 +40,8 @@ def main() -> None:
             print(end="", flush=True)  # now, because nothing catches what fails when Python ends
     except OSError as error:
         # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(io.UnsupportedOperation):  # it is no file but what somebody put in its place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: `gradflow describe vgg | head -3`
             sys.exit(EXIT_PIPE)
         reason = f"{error.filename or 'standard output'}: {error.strerror or error}"
