@@ -69,10 +69,9 @@ def caption(table: pd.DataFrame, command: str = "") -> str:
 
 
 def _conditions(table: Frame) -> list[str]:
-    found = rows.readings(table)
-    runs = found.drop_duplicates("run")
+    runs = rows.runs(table)
     chosen = {name: variation.chosen(runs, name) for name in [*SHARED, *variation.varying(runs)] if name in runs}
-    chosen.setdefault("steps", [found["step"].max()])
+    chosen.setdefault("steps", [table["step"].max()])
     shared = [_words(name, chosen[name]) for name in SHARED if len(chosen.get(name, [])) == 1 or name == "seed"]
     varying = {name: values for name, values in chosen.items() if len(values) > 1 and name != "seed"}
     lost = int((runs["status"] == "diverged").sum())

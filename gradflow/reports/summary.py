@@ -24,8 +24,8 @@ def summary(frame: pd.DataFrame) -> str:
     one with the error of chance, and half the distance from the lowest to the highest; a dash where no seed has one.
     Raises `BadInput` for a table without readings.
     """
-    found = rows.readings(frame)
-    runs = found.drop_duplicates("run").sort_values("run")
+    found = rows.with_status(frame)
+    runs = rows.runs(found).sort_values("run")
     runs = runs.assign(status=runs["run"].map(fate(found)))
     settings = [name for name in variation.varying(runs) if len(variation.chosen(runs, name)) > 1]
     shown = settings or [name for name in ("net", "depth") if name in runs and runs[name].notna().any()]
