@@ -147,9 +147,10 @@ def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
     from gradflow.runs import table
 
     folder = _absolute(results)
-    frame = table.load(folder)
     judged = report.read_verdict(folder)
-    if judged or experiment is not None:
+    own = judged or experiment is not None
+    frame = table.load(folder, quantities=None if own else report.SWEEP_QUANTITIES)
+    if own:
         chosen = _experiment(results, judged, experiment)
         frame.attrs["command"] = judged.command if judged else ""
         figures = chosen.figure(frame, chosen.verdict(frame))

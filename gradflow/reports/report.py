@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gradflow.claims.experiment import Experiment
-from gradflow.claims.statistics import IDENTITY, fate
+from gradflow.claims.statistics import IDENTITY, PATHS, fate
 from gradflow.claims.verdict import Claim, Finding, Verdict
 from gradflow.errors import BadInput
 from gradflow.figures import plot
@@ -80,6 +80,9 @@ def _check(figures: Any) -> None:
             raise BadInput(f"a figure cannot be called {name!r}: legal are letters, digits, _, - and ., at most 100")
         if not isinstance(figure, Figure):
             raise BadInput(f"the figure {name} must be a matplotlib figure, not {type(figure).__name__}")
+
+
+SWEEP_QUANTITIES = ("activation_gradient_norm", *PATHS, *plot.ERRORS)  # what the figures of a sweep draw
 
 
 def sweep_figures(frame: Any) -> dict[str, Any]:

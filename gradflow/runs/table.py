@@ -1,7 +1,7 @@
 """All runs as two tables: one row a run, one row a reading; and as one long table with the settings joined."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +65,11 @@ def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     return readings.merge(runs, on="run", how="left", validate="many_to_one")
 
 
-def load(results: str | Path) -> pd.DataFrame:
+def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of a results folder, settings joined: columns `run, step, layer, position, quantity, value`, then
     one a setting, `status` and `last_step`. From the published tables, or else from the raw record of the runs.
 
+    Settings stand in every row, which takes memory: `quantities` are those that are wanted, where not all are.
     What is read once a step of the whole net (loss, train_error, test_error) has the layer "" and the position -1.
     Raises `BadInput` for a folder without results, or of another format.
     """
@@ -81,7 +82,12 @@ def load(results: str | Path) -> pd.DataFrame:
             raise BadInput(f"cannot read {results / 'runs.csv'}: {error}; remove it and run again") from error
         if "run" not in runs:
             raise BadInput(f"cannot read {results / 'runs.csv'}: it has no column 'run'; remove it and run again")
-        return join(runs, readings)
+        return join(runs, _only(readings, quantities))
     if not (results / "runs").is_dir():
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")
-    return join(*collect([Record(folder) for folder in sorted((results / "runs").iterdir())]))
+    runs, readings = collect([Record(folder) for folder in sorted((results / "runs").iterdir())])
+    return join(runs, _only(readings, quantities))
+
+
+def _only(readings: pd.DataFrame, quantities: Collection[str] | None) -> pd.DataFrame:
+    return readings if quantities is None else readings[readings["quantity"].isin(quantities)]
