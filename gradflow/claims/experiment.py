@@ -67,7 +67,7 @@ def idea(path: Path) -> str:
     """The first line of an experiment's docstring, read without running the file."""
     import ast
 
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n", 1)[0]
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n", 1)[0]
 
 
 def make_runs(

@@ -222,8 +222,13 @@ def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -
 
 def on_spine(rows: Frame) -> Series:
     """Which rows are of points on the spine of their run's net."""
-    of_run = {run: set(spine_layers(layers)) for run, layers in rows.groupby("run")["layer"]}
-    return pd.Series([layer in of_run[run] for run, layer in zip(rows["run"], rows["layer"], strict=True)], rows.index)
+    run, (layer, names) = pd.factorize(rows["run"])[0], pd.factorize(rows["layer"])
+    # Each layer of each run once, however many readings it has.
+    place, pairs = pd.factorize(run * max(len(names), 1) + layer)
+    runs, layers = pairs // max(len(names), 1), names[pairs % max(len(names), 1)]
+    of_run = {one: set(spine_layers(names)) for one, names in pd.Series(layers).groupby(runs)}
+    on = np.array([name in of_run[one] for one, name in zip(runs, layers, strict=True)], bool)
+    return pd.Series(on[place], rows.index)
 
 
 def geometric_means(rows: Frame, by: Sequence[str]) -> Series:

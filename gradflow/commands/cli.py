@@ -1,5 +1,7 @@
 """The entry point of the command line: from what was typed to a verb, and from what it raises to an exit code."""
 
+import contextlib
+import io
 import os
 import sys
 from importlib import metadata
@@ -7,6 +9,7 @@ from importlib import metadata
 from gradflow.commands.arguments import parse
 from gradflow.commands.verbs import HIDDEN, VERBS
 from gradflow.errors import BadInput
+from gradflow.plain_text import plain
 
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
@@ -16,6 +19,7 @@ def main() -> None:
     """The entry point: parses, runs the verb, and turns `BadInput`, and what the system refuses, into one line and
     exit code 2.
     """
+    _prepare()
     arguments = sys.argv[1:] or ["--help"]
     if arguments == ["--version"]:
         print(f"gradflow {metadata.version('gradflow')}")
@@ -24,9 +28,10 @@ def main() -> None:
         sys.exit(HIDDEN[sys.argv[1]](*sys.argv[2:3]))
     try:
         try:
+            _check_text(arguments)
             sys.exit(parse(VERBS, arguments)())
         except BadInput as error:
-            print(f"gradflow: {error}", file=sys.stderr)
+            print(f"gradflow: {plain(error)}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
@@ -35,8 +40,28 @@ def main() -> None:
             print(end="", flush=True)  # now, because nothing catches what fails when Python ends
     except OSError as error:
         # When Python ends it writes what is left in the buffer: to nowhere (library reference, note on SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(io.UnsupportedOperation):  # it is no file but what somebody put in its place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: `gradflow describe vgg | head -3`
             sys.exit(EXIT_PIPE)
-        print(f"gradflow: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        reason = f"{error.filename or 'standard output'}: {error.strerror or error}"
+        print(f"gradflow: {plain(reason)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _prepare() -> None:
+    """What a terminal's encoding lacks is printed as an escape, and no figure waits for a backend to be imported."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream that somebody put in its place
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    os.environ.pop("MPLBACKEND", None)  # a notebook sets it for its own kernel, and matplotlib refuses one it lacks
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Raises `BadInput` for an argument that is no text: a table or a record, which are UTF-8, could not hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            raise BadInput(f"{argument} is not text in {encoding}, the encoding here: give a name that is") from None

@@ -12,13 +12,17 @@ from tyro.conf import Positional, arg
 
 from gradflow.commands.arguments import Choices, NetChoices
 from gradflow.errors import BadInput
+from gradflow.plain_text import plain
 
 if TYPE_CHECKING:
+    from gradflow.claims.experiment import Experiment
+    from gradflow.reports.report import Judged
     from gradflow.runs.sweep import Records
 
 # None is whatever the hint says: what stands in the help in the place of it.
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
 Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the experiment's own)")]
+OwnFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: the one that comes with gradflow)")]
 Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
@@ -33,7 +37,7 @@ def list_() -> int:
 
     print("experiments")
     for name, path in experiment.known().items():
-        print(f"  {name:20} {experiment.idea(path)}")
+        _print(f"  {name:20} {experiment.idea(path)}")
     print("nets")
     for name in NETS:
         print(f"  {name:20} {', '.join(settings(name))}")
@@ -75,7 +79,8 @@ def run(
         raise BadInput("--smoke and --full exclude each other: choose one")
     chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
-    folder = results / "smoke" / chosen.name if smoke else results / chosen.name
+    shown = results / "smoke" / chosen.name if smoke else results / chosen.name
+    folder = _absolute(shown)
     failed = 0
     if chosen.measure:
         tables, made = _measure(chosen, preset, folder, settings.given, seeds)
@@ -93,10 +98,7 @@ def run(
     with table.publishing(folder):
         table.publish(folder, *tables)
         verdict = report.write(folder, table.load(folder), chosen, made, judged=not smoke)
-    for finding in verdict.findings:
-        print(report.line(finding))
-    print(f"{verdict.outcome}: {verdict.title}")
-    print(f"figures and report: {folder}")
+    _print(*map(report.line, verdict.findings), f"{verdict.outcome}: {verdict.title}", f"figures and report: {shown}")
     return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0
 
 
@@ -125,7 +127,7 @@ def sweep(
     from gradflow.runs import sweep as sweeps
     from gradflow.runs import table
 
-    folder = results / name
+    folder = _absolute(results / name)
     records = sweeps.records(grids.grid(seeds, **settings.given), folder)
     failed = _execute(records, workers, checkpoint_seconds)
     if failed == len(records):
@@ -134,47 +136,56 @@ def sweep(
         table.publish(folder, *sweeps.collect(records))
         frame = table.load(folder)
         report.draw(folder, report.sweep_figures(frame))
-    print(summary(frame))
-    print(f"tables and figures: {folder}")
+    _print(*summary(frame).splitlines(), f"tables and figures: {results / name}")
     return EXIT_RUN_FAILED if failed else 0
 
 
-def plot(results: Positional[Path]) -> int:
-    """Redraw the figures of a results folder from its tables alone."""
-    from gradflow.claims import experiment
-    from gradflow.reports import report
-    from gradflow.runs import files, table
+def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
+    """Redraw the figures of a results folder from its tables alone.
 
-    frame = table.load(results)
-    judged = files.read_json(results / "verdict.json")
-    if judged:
-        chosen = experiment.load(judged["experiment"])
-        frame.attrs["command"] = judged.get("made", {}).get("command", "")
+    Args:
+        results: the folder.
+        experiment: the file of an experiment of your own.
+    """
+    from gradflow.reports import report
+    from gradflow.runs import table
+
+    folder = _absolute(results)
+    judged = report.read_verdict(folder)
+    own = judged or experiment is not None
+    frame = table.load(folder, quantities=None if own else report.SWEEP_QUANTITIES)
+    if own:
+        chosen = _experiment(results, judged, experiment)
+        frame.attrs["command"] = judged.command if judged else ""
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
         figures = report.sweep_figures(frame)
-    with table.publishing(results):
-        drawn = report.draw(results, figures)
+    with table.publishing(folder):
+        drawn = report.draw(folder, figures)
     for name in drawn:
-        print(results / name)
+        _print(results / name)
     return 0
 
 
-def judge(results: Positional[Path]) -> int:
-    """Judge the claims of an experiment again, from the tables of its results folder alone; nothing is written."""
-    from gradflow.claims import experiment
+def judge(results: Positional[Path], *, experiment: OwnFile = None) -> int:
+    """Judge the claims of an experiment again, from the tables of its results folder alone; nothing is written.
+
+    Args:
+        results: the folder.
+        experiment: the file of an experiment of your own.
+    """
     from gradflow.claims.verdict import NOT_JUDGED
     from gradflow.reports import report
-    from gradflow.runs import files, table
+    from gradflow.runs import table
 
-    judged = files.read_json(results / "verdict.json")
+    folder = _absolute(results)
+    judged = report.read_verdict(folder)
     if not judged:
         raise BadInput(f"{results} has no verdict.json: nothing was claimed of it; give the folder of an experiment")
-    verdict = experiment.load(judged["experiment"]).verdict(table.load(results))
-    if judged["outcome"] == NOT_JUDGED:
+    verdict = _experiment(results, judged, experiment).verdict(table.load(folder))
+    if judged.outcome == NOT_JUDGED:
         verdict = verdict.not_judged()
-    print("\n".join([*map(report.line, verdict.findings), *report.facts(verdict)]))
-    print(f"{verdict.outcome}: {verdict.title}")
+    _print(*map(report.line, verdict.findings), *report.facts(verdict), f"{verdict.outcome}: {verdict.title}")
     return EXIT_FAIL if verdict.outcome == "FAIL" else 0
 
 
@@ -204,7 +215,7 @@ def describe(
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
     values = {name: value for name, (value,) in settings.given.items()}
     table = tabulate.of_layers if layers else tabulate.of_paper
-    print(table(net, image=image, channels=channels, classes=classes, **values))
+    _print(*table(net, image=image, channels=channels, classes=classes, **values).splitlines())
     return 0
 
 
@@ -213,7 +224,7 @@ def doctor() -> int:
     from gradflow.commands import doctor as doctors
 
     for line in doctors.lines():
-        print(line, flush=True)
+        _print(line)
     return 0
 
 
@@ -233,6 +244,44 @@ def stopwatch(settings: Positional[str]) -> int:
     return 0
 
 
+def _print(*lines: object) -> None:
+    """Prints lines, each as it is for a terminal that obeys nothing but its end."""
+    for line in lines:
+        print(plain(line), flush=True)
+
+
+def _absolute(results: Path) -> Path:
+    """Where results go. Not relative: of `x:y` pyarrow would think that it is a URI.
+
+    Raises `BadInput` where the current directory is gone, or its name is no text.
+    """
+    try:
+        folder = Path.cwd() / results
+    except FileNotFoundError as error:
+        raise BadInput("the current directory has been deleted: change to another one") from error
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the results folder {folder} is not named in UTF-8: choose another --results") from error
+    return folder
+
+
+def _experiment(results: Path, judged: "Judged | None", named: str | None) -> "Experiment":
+    """The experiment of a results folder: the file that the user names, or else one that comes with gradflow.
+
+    No file is run because a folder, which may be anybody's, says so.
+    """
+    from gradflow.claims import experiment
+
+    name = judged.experiment if judged else ""
+    if named is None and name not in experiment.known():
+        raise BadInput(
+            f"{results} is of an experiment that does not come with gradflow, {name!r}: "
+            "give its file with --experiment FILE"
+        )
+    return experiment.load(name if named is None else named)
+
+
 def _execute(records: "Records", workers: int | None, checkpoint_seconds: float) -> int:
     """Runs what is not finished, shows how far it is, and returns how many runs failed."""
     from gradflow.reports.live import View
@@ -243,7 +292,8 @@ def _execute(records: "Records", workers: int | None, checkpoint_seconds: float)
     with View(len(records), sum(record.finished for _, record in records.values()), labels) as view:
         failures = sweep.execute(records, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
     for name, reason in failures.items():
-        print(f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}", file=sys.stderr)
+        line = f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}"
+        print(plain(line), file=sys.stderr)
     return len(failures)
 
 

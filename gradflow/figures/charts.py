@@ -6,19 +6,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from gradflow.figures import layout, style
+from gradflow.figures.drawing import drawing, tick_label
 
 OTHERS = ("vgg", "nin", "googlenet", "mlp")  # whose colours things have that are no nets
 # Label to its numbers, one a seed; nan for a seed that gave none.
 Numbers = Mapping[str, Sequence[float]]
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def dots(
     panels: Mapping[str, Numbers],
     title: str = "",
@@ -50,7 +50,7 @@ def dots(
         if limits and name in limits:
             ax.axvline(limits[name], color=style.GREY, linestyle=(0, (4, 2)), linewidth=1.2)
         ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
-        ax.set_yticklabels(rows)
+        ax.set_yticklabels([*map(tick_label, rows)])
         ax.grid(axis="y", visible=False)
         if log:
             ax.set_xscale("log")
@@ -61,7 +61,7 @@ def dots(
     return figure
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def lines(
     panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
     across: str,

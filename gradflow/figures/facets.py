@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.figures import rows
+from gradflow.plain_text import plain
 from gradflow.runs import variation
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -68,7 +69,7 @@ def facets(readings: Frame) -> Facets:
         frame=readings[kept].merge(places, on="run", how="left"),
         nets=[variation.text(net) for net in nets],
         columns=[_column(runs, net, line) for net in nets],
-        line=line.replace("_", " "),
+        line=plain(line).replace("_", " "),
         values=[_value(runs, line, value) for value in lines],
         phrases=[words[value] if _value(runs, line, value) else "" for value in lines],
         numbers=[float(value) for value in lines] if all(map(_is_number, lines)) else None,

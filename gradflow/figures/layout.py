@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from gradflow.figures.drawing import Picture, tick_label
 from gradflow.figures.style import GREY, WIDTH, shade
 
 
@@ -18,7 +19,7 @@ def grid(lines: int, columns: int, height: float, title: str, note: str, **share
     title = textwrap.fill(title, int(9.8 * width))
     note = "\n".join(textwrap.fill(line, int(15.5 * width)) for line in note.splitlines())
     text = 0.3 * len(title.splitlines()) + 0.2 * len(note.splitlines()) + 0.4
-    figure = Figure(figsize=(width, lines * height + text), layout="constrained")
+    figure = Picture(figsize=(width, lines * height + text), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.01, 0.005, note, fontsize=8.5, va="bottom", linespacing=1.3)
     below = 0.19 * len(note.splitlines()) / figure.get_figheight()
@@ -73,7 +74,7 @@ def value_axis(ax: Axes, across: np.ndarray, values: Sequence[str], numeric: boo
     if numeric and across.min() > 0 and across.max() / across.min() >= 20:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(across, values)
+    ax.set_xticks(across, [*map(tick_label, values)])
 
 
 def log_ticks(ax: Axes) -> None:

@@ -8,7 +8,6 @@ and marks look in `layout.py`, `marks.py` and `style.py`.
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
@@ -19,6 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from gradflow.claims import statistics
 from gradflow.errors import choose
 from gradflow.figures import layout, marks, rows, style
+from gradflow.figures.drawing import drawing
 from gradflow.figures.facets import facets
 from gradflow.figures.save import save
 from gradflow.figures.text import INPUT_TO_OUTPUT, LABELS, caption, format_ratio, format_spread, status_summary
@@ -27,7 +27,7 @@ ERRORS = {"train_error": "train", "test_error": "test"}
 __all__ = ["caption", "depth_errors", "errors", "film", "gradient_curves", "paths", "save"]
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def gradient_curves(
     table: pd.DataFrame,
     title: str = "",
@@ -86,7 +86,7 @@ def gradient_curves(
     return figure
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "activation_gradient_norm") -> Figure:
     """Draws a norm as colour over layer position and step: one column a depth, or value of what else the lines show.
 
@@ -125,7 +125,7 @@ def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "
     return figure
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None = None) -> Figure:
     """Draws how the gradient of each unit came back: shares of the identity and the residual path, and their cosine.
 
@@ -157,7 +157,7 @@ def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None
     return figure
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     """Draws training error (thin, dashed) and test error (bold) against step, one column a net, as Fig. 6 of He 2015.
 
@@ -203,7 +203,7 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     return figure
 
 
-@matplotlib.rc_context(style.STYLE)
+@drawing
 def depth_errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
     """Draws the final training error (mean of the last tenth of the steps) against depth, one line a net.
 

@@ -19,18 +19,42 @@ MOST_STEPS = 400  # of a drawn line: more than its panel has pixels
 def readings(table: Frame, *quantities: str) -> Frame:
     """The readings of some quantities (all if none is named), in an order that is not that of the table.
 
-    Raises `BadInput` where columns or readings are missing.
+    A table has a column a setting and may be large: rows are taken from it once. Raises `BadInput` where columns or
+    readings are missing.
     """
+    _check(table)
+    at = np.flatnonzero(table["quantity"].isin(quantities or table["quantity"].unique()))
+    if not len(at):
+        has = ", ".join(sorted(table["quantity"].unique()))
+        raise BadInput(f"the table cannot be drawn: it lacks {' and '.join(quantities)}, and has {has}")
+    keys = table[["seed", "run", "quantity", "step", "position", "layer"]].take(at).reset_index(drop=True)
+    return _with_status(table.take(at[keys.sort_values([*keys], kind="stable").index]))
+
+
+def with_status(table: Frame) -> Frame:
+    """All readings. Raises `BadInput` where columns are missing, or there is no reading."""
+    _check(table)
+    return _with_status(table)
+
+
+def runs(table: Frame) -> Frame:
+    """One reading of each run, for its settings, by seed and run. Raises `BadInput` as `with_status`."""
+    return with_status(table).drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
+
+
+def _check(table: Frame) -> None:
     if missing := [column for column in COLUMNS if column not in table]:
         raise BadInput(f"the table cannot be drawn: it lacks the column {', '.join(missing)}")
-    rows = table[table["quantity"].isin(quantities)] if quantities else table
-    if rows.empty:
-        has = ", ".join(sorted(set(table["quantity"]))) or "no readings at all"
-        raise BadInput(f"the table cannot be drawn: it lacks {' and '.join(quantities) or 'readings'}, and has {has}")
-    if "status" not in rows:
-        whole = np.isfinite(rows["value"]).groupby(rows["run"]).transform("all")
-        rows = rows.assign(status=np.where(whole, "done", "diverged"))
-    return rows.sort_values(["seed", "run", "quantity", "step", "position", "layer"], kind="stable")
+    if table.empty:
+        raise BadInput("the table cannot be drawn: it lacks readings, and has no readings at all")
+
+
+def _with_status(rows: Frame) -> Frame:
+    """A table that does not say how a run ended says it by its readings: one that has not only numbers diverged."""
+    if "status" in rows:
+        return rows
+    whole = np.isfinite(rows["value"]).groupby(rows["run"]).transform("all")
+    return rows.assign(status=np.where(whole, "done", "diverged"))
 
 
 def path_readings(table: Frame) -> Frame:

@@ -3,14 +3,12 @@
 import os
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from gradflow.errors import BadInput, choose
-from gradflow.figures import layout, style
+from gradflow.figures import drawing, layout
 
 
-@matplotlib.rc_context(style.STYLE)
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as SVG or PNG, by the suffix: transparent, whole or not at all, same table same bytes.
 
@@ -21,12 +19,15 @@ def save(figure: Figure, path: str | Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        layout.settle(figure)
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(part, format=kind, transparent=True, dpi=160, metadata=metadata)
+        with drawing.styled():
+            drawing.make_visible(figure)
+            layout.settle(figure)
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(part, format=kind, transparent=True, dpi=160, metadata=metadata)
         os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"cannot write the figure {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # also a formula that is none, in a figure of the user's own
+        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+        raise BadInput(f"cannot write the figure {path}: {reason}") from error
     finally:
         if part.is_file():
             part.unlink()

@@ -7,6 +7,7 @@ import pandas as pd
 
 from gradflow.claims import statistics
 from gradflow.figures import rows
+from gradflow.plain_text import plain
 from gradflow.runs import variation
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -52,7 +53,9 @@ def status_summary(group: Frame, curves: Frame | None = None) -> str:
     lost = status.drop(whole).replace(["running", "queued", "failed"], "unfinished")
     lost = lost[(lost != "done") | lost.index.isin([] if curves is None else curves.columns)].replace("done", "reads 0")
     counts = lost.value_counts().sort_index()
-    return ", ".join(name if n == len(status) else f"{n} of {len(status)} {name}" for name, n in counts.items())
+    return ", ".join(
+        plain(name) if n == len(status) else f"{n} of {len(status)} {plain(name)}" for name, n in counts.items()
+    )
 
 
 def caption(table: pd.DataFrame, command: str = "") -> str:
@@ -62,14 +65,13 @@ def caption(table: pd.DataFrame, command: str = "") -> str:
     """
     command = command or table.attrs.get("command", "")
     parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in _conditions(table)]
-    return "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join([*parts, *([command] if command else [])])
+    return "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join([*parts, *([plain(command)] if command else [])])
 
 
 def _conditions(table: Frame) -> list[str]:
-    found = rows.readings(table)
-    runs = found.drop_duplicates("run")
+    runs = rows.runs(table)
     chosen = {name: variation.chosen(runs, name) for name in [*SHARED, *variation.varying(runs)] if name in runs}
-    chosen.setdefault("steps", [found["step"].max()])
+    chosen.setdefault("steps", [table["step"].max()])
     shared = [_words(name, chosen[name]) for name in SHARED if len(chosen.get(name, [])) == 1 or name == "seed"]
     varying = {name: values for name, values in chosen.items() if len(values) > 1 and name != "seed"}
     lost = int((runs["status"] == "diverged").sum())
@@ -94,5 +96,5 @@ def _words(name: str, values: list[Any]) -> str:
     if name == "normalisation" or (len(values) == 1 and isinstance(values[0], bool)):
         return "/".join(variation.phrase(name, value) for value in values)
     return {"data": words, "net": words, "steps": f"{words} step{'s' * (words != '1')}"}.get(
-        name, f"{name.replace('_', ' ')} {words}"
+        name, f"{plain(name).replace('_', ' ')} {words}"
     )

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gradflow.plain_text import plain
 from gradflow.reports.report import number
 
 _STATE = {"done": "green", "diverged": "yellow", "failed": "red"}
@@ -67,10 +68,11 @@ class View:
             text.append(f"{step}  loss {number(last['loss'])}  error {last['train_error']:.3f}  ")
             text.append(_norms(last["norms"], self.bars))
         if kind == "failed":
-            text.append(f"  {event['reason']}")
+            text.append(f"  {plain(event['reason'])}")
         return text
 
     def _print(self, line: str | Text) -> None:
+        line = Text(line) if isinstance(line, str) else line  # brackets in a name are no colours
         if self.live:  # cut to the window: what was cut of a failure is said again at the end
             self.console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
         else:
@@ -82,15 +84,17 @@ class View:
             table.add_column(heading, no_wrap=True)
         for name, event in self.current.items():
             if event["event"] == "started":
-                table.add_row(self._label(name), "starts", "", "", "(compiling)")
+                table.add_row(Text(self._label(name)), "starts", "", "", "(compiling)")
                 continue
             step, error = f"{event['step']}/{event['steps']}", f"{event['train_error']:.3f}"
-            table.add_row(self._label(name), step, number(event["loss"]), error, _norms(event["norms"], self.bars))
+            table.add_row(
+                Text(self._label(name)), step, number(event["loss"]), error, _norms(event["norms"], self.bars)
+            )
         done = Text(f"{self.finished} of {self.total} runs done, {self._left()}", "dim")
         return Group(table, done) if self.current else Group(done)
 
     def _label(self, name: str) -> str:
-        return self.labels.get(name, name.rpartition("-")[0])
+        return plain(self.labels.get(name, name.rpartition("-")[0]))
 
     def _left(self) -> str:
         done = (

@@ -3,16 +3,22 @@
 import datetime
 import math
 import platform
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from gradflow.claims.experiment import Experiment
-from gradflow.claims.statistics import IDENTITY, fate
+from gradflow.claims.statistics import IDENTITY, PATHS, fate
 from gradflow.claims.verdict import Claim, Finding, Verdict
+from gradflow.errors import BadInput
 from gradflow.figures import plot
+from gradflow.plain_text import markdown, plain
 from gradflow.runs import files
 
 
@@ -26,19 +32,57 @@ def write(
     frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
     verdict = verdict if judged else verdict.not_judged()
-    files.write_json(
-        results / "verdict.json", _finite({"experiment": experiment.source, **verdict.to_json(), "made": made})
-    )
+    # Of a user's own file the name alone: where it lies is of this machine, and no one loads it from there.
+    source = Path(experiment.source).name
+    files.write_json(results / "verdict.json", _finite({"experiment": source, **verdict.to_json(), "made": made}))
     figures = draw(results, experiment.figure(frame, verdict))
     files.write_text(results / "README.md", _readme(experiment, verdict, figures, frame, made))
     return verdict
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What `verdict.json` says of how a results folder came about."""
+
+    experiment: str  # the name of one that comes with gradflow, or of the user's own file, without its folder
+    outcome: str
+    command: str
+
+
+def read_verdict(results: Path) -> Judged | None:
+    """What the `verdict.json` of a folder says; None where there is none. Raises `BadInput` for a foreign one."""
+    path = results / "verdict.json"
+    content = files.read_json(path)
+    if content is None:
+        return None
+    made = content.get("made")
+    said = [content.get("experiment"), content.get("outcome"), made.get("command") if isinstance(made, dict) else None]
+    texts = [one for one in said if isinstance(one, str)]
+    if len(texts) < len(said):
+        raise BadInput(f"{path} is not what gradflow writes: it must say experiment, outcome and made.command as text")
+    source, outcome, command = texts
+    return Judged(re.split(r"[/\\]", source)[-1], outcome, command)
+
+
 def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
-    """Saves each figure as `<name>.svg`; returns the file names."""
+    """Saves each figure as `<name>.svg`; returns the file names. Raises `BadInput` before it saves any."""
+    _check(figures)
     for name, figure in figures.items():
         plot.save(figure, results / f"{name}.svg")
     return [f"{name}.svg" for name in figures]
+
+
+def _check(figures: Any) -> None:
+    if not isinstance(figures, Mapping):
+        raise BadInput(f"figure must return a dictionary of names and matplotlib figures, not {type(figures).__name__}")
+    for name, figure in figures.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,99}", name):
+            raise BadInput(f"a figure cannot be called {name!r}: legal are letters, digits, _, - and ., at most 100")
+        if not isinstance(figure, Figure):
+            raise BadInput(f"the figure {name} must be a matplotlib figure, not {type(figure).__name__}")
+
+
+SWEEP_QUANTITIES = ("activation_gradient_norm", *PATHS, *plot.ERRORS)  # what the figures of a sweep draw
 
 
 def sweep_figures(frame: Any) -> dict[str, Any]:
@@ -90,7 +134,7 @@ def line(finding: Finding) -> str:
     seeds = ", ".join(f"{seed}: {number(value)}" for seed, value in finding.per_seed.items())
     decide = f"; would decide: {finding.would_decide}" if finding.would_decide else ""
     lost = f"; no number from seed {', '.join(map(str, finding.missing))}" if finding.missing else ""
-    return (
+    return plain(
         f"{finding.outcome}  {finding.claim.text}: {number(finding.mean)}{bounds}, claimed {region(finding.claim)} "
         f"(by seed {seeds}{lost}{decide})"
     )
@@ -98,28 +142,30 @@ def line(finding: Finding) -> str:
 
 def facts(verdict: Verdict) -> list[str]:
     """What was seen beside the claims, a line each."""
-    return [f"{name}: {_plain(value)}" for name, value in verdict.facts.items()]
+    return [plain(f"{name}: {_words(value)}") for name, value in verdict.facts.items()]
 
 
 def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame: pd.DataFrame, made) -> str:
     rows = [
-        f"| {f.claim.text} | {f.claim.source} | {f.claim.paper} | {f.claim.statistic} | {region(f.claim)} | "
-        f"{number(f.mean)} | "
+        f"| {' | '.join(map(markdown, (f.claim.text, f.claim.source, f.claim.paper, f.claim.statistic)))} | "
+        f"{region(f.claim)} | {number(f.mean)} | "
         f"{'none' if f.interval is None else ' to '.join(map(number, f.interval))} | "
         f"{', '.join(number(value) for value in f.per_seed.values())} | {f.outcome} |"
         for f in verdict.findings
     ]
-    notes = [f"- {f.claim.text}: would be decided by {f.would_decide}." for f in verdict.findings if f.would_decide]
+    notes = [
+        f"- {markdown(f.claim.text)}: would be decided by {f.would_decide}." for f in verdict.findings if f.would_decide
+    ]
     notes = [RULE, "", *notes] if verdict.judged else [NOT_JUDGED]
-    seen = [f"- {line}" for line in facts(verdict)]
-    ended = fate(frame).value_counts().to_dict()
+    seen = [f"- {markdown(line)}" for line in facts(verdict)]
+    ended = ", ".join(f"{count} {markdown(state)}" for state, count in fate(frame).value_counts().items())
     return "\n".join(
         [
-            f"# {experiment.name}: {verdict.outcome}",
+            f"# {markdown(experiment.name)}: {verdict.outcome}",
             "",
-            f"**{verdict.title}**",
+            f"**{markdown(verdict.title)}**",
             "",
-            experiment.idea.strip(),
+            *map(_own_markdown, experiment.idea.strip().splitlines()),
             "",
             "| claim | source | the paper | our number | claimed | mean | 95 % interval | by seed | outcome |",
             "|---|---|---|---|---|---|---|---|---|",
@@ -128,12 +174,12 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
             *notes,
             "",
             *(["What was seen beside the claims, not judged:", "", *seen, ""] if seen else []),
-            *(f"![{name.removesuffix('.svg')}]({name})\n" for name in figures),
-            f"{plot.caption(frame)}. Runs: {', '.join(f'{count} {state}' for state, count in ended.items())}.",
+            *(f"![{name.removesuffix('.svg')}]({urllib.parse.quote(name)})\n" for name in figures),
+            f"{markdown(plot.caption(frame))}. Runs: {ended}.",
             "",
-            f"Made on {made['date']} ({made['machine']}; the runs took {made['run_seconds']} s, added up) by",
+            f"Made on {made['date']} ({markdown(made['machine'])}; the runs took {made['run_seconds']} s, added up) by",
             "",
-            f"    {made['command']}",
+            f"    {plain(made['command'])}",
             "",
             "The tables are `runs.csv` (a row a run) and `readings.parquet` (a row a reading); "
             "`gradflow plot` draws the figures from them alone.",
@@ -142,10 +188,15 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
     )
 
 
-def _plain(value: Any) -> str:
+def _words(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _own_markdown(line: str) -> str:
+    """A line of an experiment's docstring, which is Markdown by its author: without HTML."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", r"\<", plain(line.expandtabs()))
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ import pandas as pd
 from gradflow.claims.statistics import fate, final_error
 from gradflow.figures import rows
 from gradflow.figures.text import format_spread, nothing_varies
+from gradflow.plain_text import plain
 from gradflow.runs import variation
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -23,8 +24,8 @@ def summary(frame: pd.DataFrame) -> str:
     one with the error of chance, and half the distance from the lowest to the highest; a dash where no seed has one.
     Raises `BadInput` for a table without readings.
     """
-    found = rows.readings(frame)
-    runs = found.drop_duplicates("run").sort_values("run")
+    found = rows.with_status(frame)
+    runs = rows.runs(found).sort_values("run")
     runs = runs.assign(status=runs["run"].map(fate(found)))
     settings = [name for name in variation.varying(runs) if len(variation.chosen(runs, name)) > 1]
     shown = settings or [name for name in ("net", "depth") if name in runs and runs[name].notna().any()]
@@ -57,6 +58,7 @@ def _order(state: str) -> tuple[int, str]:
 
 
 def _aligned(table: Sequence[Sequence[str]], flush_left: Sequence[int]) -> list[str]:
+    table = [[*map(plain, cells)] for cells in table]  # a newline in a name is no row
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     sides = ["<" if place in flush_left else ">" for place in range(len(widths))]
     return ["  ".join(map("{:{}{}}".format, cells, sides, widths)).rstrip() for cells in table]

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,16 +144,23 @@ def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     return readings.merge(runs, on="run", how="left", validate="many_to_one")
 
 
-def load(results: str | Path) -> pd.DataFrame:
+def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of a results folder, settings joined: columns `run, step, layer, position, quantity, value`, then
     one a setting, `status` and `last_step`. From the published tables, or else from the raw record of the runs.
 
+    Settings stand in every row, which takes memory: `quantities` are those that are wanted, where not all are.
     What is read once a step of the whole net (loss, train_error, test_error) has the layer "" and the position -1.
     Raises `BadInput` for a folder without results, or of another format.
     """
     results = Path(results)
     if (results / "readings.parquet").exists():
-        return join(*_published(results))
-    if not (results / "runs").is_dir():
+        runs, readings = _published(results)
+    elif (results / "runs").is_dir():
+        runs, readings = collect([Record(folder) for folder in sorted((results / "runs").iterdir()) if folder.is_dir()])
+    else:
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")
-    return join(*collect([Record(folder) for folder in sorted((results / "runs").iterdir()) if folder.is_dir()]))
+    return join(runs, _only(readings, quantities))
+
+
+def _only(readings: pd.DataFrame, quantities: Collection[str] | None) -> pd.DataFrame:
+    return readings if quantities is None else readings[readings["quantity"].isin(quantities)]

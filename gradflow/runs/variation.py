@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gradflow.plain_text import plain
+
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 
@@ -82,12 +84,13 @@ def text(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
     path, colon, name = value.rpartition(".py:")
-    return f"{PurePosixPath(path).name}.{name}" if colon else PurePosixPath(value.replace("\\", "/")).name or value
+    short = f"{PurePosixPath(path).name}.{name}" if colon else PurePosixPath(value.replace("\\", "/")).name or value
+    return plain(short)
 
 
 def phrase(setting: str, value: Any, beside_net: bool = False) -> str:
     """A setting and its value in words: `plain`, `depth 56` (beside a net `56`), `batch norm`, `learning rate 0.1`."""
-    name, value = setting.replace("_", " "), clean(value)
+    name, value = plain(setting).replace("_", " "), clean(value)
     if isinstance(value, bool):
         return name if value else f"no {name}"
     if value is None or setting not in FIRST:
@@ -102,7 +105,7 @@ def phrases(setting: str, found: Iterable[Any], beside_net: bool = False) -> dic
     said = {value: phrase(setting, value, beside_net) for value in found}
     if len(set(said.values())) == len(said):
         return said
-    return {value: f"{setting.replace('_', ' ')} {value}" for value in said}
+    return {value: plain(f"{setting.replace('_', ' ')} {value}") for value in said}
 
 
 def label(row: Mapping[str, Any], keys: Sequence[str], names: Mapping[str, Mapping[Any, str]] | None = None) -> str:

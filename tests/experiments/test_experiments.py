@@ -226,14 +226,15 @@ def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_pat
     assert result.code == code, result
     assert f"{outcome}: My title" in result.out
     folder = results / "mine"
-    assert json.loads((folder / "verdict.json").read_text())["outcome"] == outcome
+    content = json.loads((folder / "verdict.json").read_text())
+    assert (content["outcome"], content["experiment"]) == (outcome, "mine.py")  # not where it lies on this machine
     assert "My own idea" in (folder / "README.md").read_text()
     drawn = (folder / "mine.svg").read_bytes()
     (folder / "mine.svg").unlink()
-    assert call("plot", folder).code == 0  # it finds the user's file again
+    assert call("plot", folder, "--experiment", path).code == 0
     assert (folder / "mine.svg").read_bytes() == drawn
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
-    again = call("judge", folder)
+    again = call("judge", folder, "--experiment", path)
     assert again.code == code
     assert again.out.splitlines() == [line for line in result.out.splitlines() if outcome in line]
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == before

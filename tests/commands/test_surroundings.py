@@ -1,0 +1,147 @@
+"""What is around a command: a folder of somebody else's, the locale, the current directory, names of paths."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from command_line import TINY, Result, call
+
+from gradflow.runs import table
+
+HOSTILE = "a\x1b[31m\x1b]0;title\x07\nb\u202ec"
+MINE = '''"""My own idea."""
+from pathlib import Path
+
+import gradflow as gf
+
+Path(__file__).with_name("was_run").touch()
+
+
+def runs(preset, **overrides):
+    return gf.grid(1, net=("plain",), depth=(8,))
+
+
+def verdict(table):
+    return gf.Verdict("My title", (), {"rows": len(table)})
+
+
+def figure(table, verdict):
+    return {"mine": gf.plot.errors(table, title=verdict.title)}
+'''
+
+
+def publish(folder: Path, **verdict: Any) -> Path:
+    """A results folder with a run of two readings, and a verdict if one is given."""
+    runs = pd.DataFrame([{"run": "one", "net": "plain", "depth": 8, "data": "digits", "seed": 0, "status": "done"}])
+    readings = [{"run": "one", "step": 1, "layer": "", "position": -1, "quantity": "train_error", "value": 0.5}]
+    table.publish(folder, runs, pd.DataFrame(readings))
+    if verdict:
+        content = {"outcome": "NOT JUDGED", "made": {"command": "gradflow run mine.py"}, **verdict}
+        (folder / "verdict.json").write_text(json.dumps(content))
+    return folder
+
+
+def refused(result: Result, *words: str) -> None:
+    """Checks that a command ended in one line."""
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1, result.err
+    assert result.err[:-1].isprintable()
+    for word in words:
+        assert word in result.err
+
+
+@pytest.mark.parametrize("verb", ["plot", "judge"])
+def test_a_folder_runs_no_file_that_the_user_did_not_name(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "elsewhere" / "mine.py"
+    mine.parent.mkdir()
+    for path in (mine, tmp_path / "mine.py"):
+        path.write_text(MINE)
+    for named in (str(mine), "elsewhere/mine.py", "mine.py"):
+        refused(call(verb, publish(tmp_path / "results", experiment=named)), "'mine.py'", "--experiment FILE")
+    assert not [*tmp_path.rglob("was_run")]
+    named = call(verb, tmp_path / "results", "--experiment", mine.rename(tmp_path / "moved.py"))
+    assert named.code == 0, named
+    assert ("mine.svg" in named.out) == (verb == "plot")
+    assert ("rows: 1" in named.out) == (verb == "judge")
+    assert (tmp_path / "was_run").exists()
+
+
+def test_messages_of_names_are_lines_of_visible_characters(tmp_path):
+    refused(call("plot", HOSTILE), r"\x1b[31m\x1b]0;title\x07\nb\u202ec")
+    refused(call("run", f"{HOSTILE}.py"))
+    refused(call("sweep", "--net", HOSTILE))
+    refused(call("sweep", "--data", HOSTILE))
+    refused(call("sweep", "--normalisation", HOSTILE))
+    refused(call("plot", publish(tmp_path, experiment=HOSTILE)))
+    broken = tmp_path / "broken.py"
+    broken.write_text(f"raise ValueError({HOSTILE!r})")
+    refused(call("run", broken), "ValueError: a")
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    plotted = call("plot", publish(tmp_path / HOSTILE), "--experiment", mine)
+    assert plotted.code == 0, plotted
+    assert [line.isprintable() for line in plotted.out[:-1].split("\n")] == [True]
+
+
+def test_a_path_that_is_no_text_is_one_line(tmp_path):
+    refused(call("plot", os.fsdecode(b"b\xffd")), r"b\udcffd is not text in utf-8")
+    refused(call("sweep", "--data", os.fsdecode(b"b\xffd")), "is not text")
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/b\xffd"))
+    odd.mkdir()
+    before = Path.cwd()
+    os.chdir(odd)
+    try:
+        refused(call("sweep", "--net", "plain", *TINY), "is not named in UTF-8")
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("verb", [("plot", "a" * 300), ("judge", "a" * 300), ("run", "a" * 300 + ".py")])
+def test_a_path_that_is_too_long_is_one_line(verb):
+    refused(call(*verb), "File name too long")
+
+
+def test_a_deleted_directory_is_one_line(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for arguments in (("plot", "."), ("judge", "x"), ("sweep", "--net", "plain", *TINY), ("run", "border", "--smoke")):
+        refused(call(*arguments), "the current directory has been deleted")
+
+
+def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    publish(Path("published"))
+    measures = (
+        "import pandas\n\ndef measure(preset, folder, **overrides):\n"
+        "    return pandas.read_csv('published/runs.csv'), pandas.read_parquet('published/readings.parquet')\n"
+    )
+    Path("mine.py").write_text(MINE.replace("def runs", "def further_runs") + measures)
+    made = call("run", "mine.py", "--results", "x:y")
+    assert made.code == 0, made
+    assert "x:y/mine" in made.out
+    assert call("plot", "x:y/mine", "--experiment", "mine.py").code == 0
+
+
+ENCODINGS = {
+    "the locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "the terminal": {"PYTHONIOENCODING": "ascii"},
+}
+
+
+@pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
+def test_ascii_is_enough(environment, tmp_path):
+    publish(tmp_path / "results", experiment="border", made={"command": "×"})
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE.replace("My title", "×10⁻⁸"), "utf-8")
+    command = [sys.executable, "-P", "-m", "gradflow", "judge", str(tmp_path / "results"), "--experiment", str(mine)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("ascii") == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"

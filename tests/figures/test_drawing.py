@@ -1,0 +1,121 @@
+"""A figure is the same whatever the user's matplotlib is set to, and what it writes is only text."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import xml.dom.minidom
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from gradflow.errors import BadInput
+from gradflow.figures import charts, plot
+
+HOSTILE = "a$b_{$ \x1b[3\u202e"  # no formula, an escape sequence, a bidirectional override
+THEIRS = {
+    "text.usetex": True,
+    "text.parse_math": False,
+    "savefig.bbox": "tight",
+    "figure.dpi": 33,
+    "font.family": "serif",
+    "axes.grid": False,
+    "lines.marker": "x",
+    "axes.prop_cycle": matplotlib.cycler(color="r"),
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",
+}
+
+
+def make_table(name: str = "plain", column: str = "depth", status: str = "done") -> Any:
+    """Every quantity that a figure draws, of two nets with two values of a setting."""
+    rows = [
+        {"net": net, column: value, "seed": 0, "run": f"{net} {value}", "status": status, "data": name}
+        | {"layer": layer, "position": position, "step": step, "quantity": quantity, "value": 0.5 / step}
+        for net in (name, "residual")
+        for value in (name, "other")
+        for step in (1, 2)
+        for quantity, layer, position in [
+            *((one, f"block0{at}", at) for at in (1, 2) for one in ("activation_gradient_norm", "path_cosine")),
+            *((f"{path}_gradient_norm", f"block0{at}", at) for at in (1, 2) for path in ("identity", "residual")),
+            ("train_error", "", -1),
+            ("test_error", "", -1),
+        ]
+    ]
+    return pd.DataFrame(rows)
+
+
+FIGURES = {
+    **{
+        function.__name__: lambda words, function=function: function(
+            make_table(words, f"my {words}", words), title=words, note=plot.caption(make_table(words), words)
+        )
+        for function in (plot.gradient_curves, plot.film, plot.paths, plot.errors, plot.depth_errors)
+    },
+    "dots": lambda words: charts.dots({words: {words: [1.0, 2.0]}}, words, words, log=True),
+    "lines": lambda words: charts.lines({words: {words: {1: [1.0], 2: [2.0]}}}, words, words, words, words, log_y=True),
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_names_are_only_text(draw, tmp_path):
+    plot.save(draw(HOSTILE), tmp_path / "hostile.svg")
+    drawn = (tmp_path / "hostile.svg").read_text("utf-8")
+    xml.dom.minidom.parseString(drawn.encode())  # there is no ESC in XML
+    assert not {"\x1b", "\u202e"} & {*drawn}
+    assert "a$b_{$ \\x1b[3" in re.sub(r"\s+", " ", drawn.replace("\N{NO-BREAK SPACE}", " "))
+
+
+def test_a_word_at_a_tick_is_drawn_as_it_is_and_matplotlibs_own_powers_are_formulas(tmp_path):
+    plot.save(FIGURES["dots"]("$x$"), tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text("utf-8")
+    assert drawn.count("<!-- $x$ -->") == 4  # title, note, heading and tick, each by the letter
+    assert "mathdefault" in drawn
+
+
+@pytest.mark.parametrize("name", ["gradient_curves", "film", "lines"])
+def test_the_users_parameters_change_nothing_and_are_not_changed(name, tmp_path):
+    plot.save(FIGURES[name]("plain"), tmp_path / "ours.svg")
+    with matplotlib.rc_context(THEIRS):
+        before = dict(matplotlib.rcParams)
+        figure = FIGURES[name]("plain")
+        assert dict(matplotlib.rcParams) == before
+        plot.save(figure, tmp_path / "theirs.svg")
+        assert dict(matplotlib.rcParams) == before
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    assert (tmp_path / "ours.svg").read_bytes() == (tmp_path / "theirs.svg").read_bytes()
+
+
+def test_a_notebook_shows_a_figure_by_itself():
+    figure: Any = FIGURES["lines"]("plain")
+    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+        assert image.width == pytest.approx(100 * figure.get_figwidth(), abs=1)
+        assert np.asarray(image)[..., 3].any()
+
+
+@pytest.mark.parametrize("backend", ["module://nonexistent", "tkagg"])
+def test_figures_need_no_backend(backend, tmp_path):
+    script = (
+        "import sys; from gradflow.figures import charts, plot\n"
+        f"plot.save(charts.dots({{'a': {{'b': [1.0]}}}}), {str(tmp_path / 'a.svg')!r})\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], env={**os.environ, "MPLBACKEND": backend}, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "a.svg").exists()
+
+
+def test_a_formula_that_is_none_in_a_users_own_figure_is_one_line(tmp_path):
+    figure = Figure()
+    figure.suptitle(r"$\nonsense{$")
+    with pytest.raises(BadInput, match=r"cannot write the figure .*own\.svg: ") as error:
+        plot.save(figure, tmp_path / "own.svg")
+    assert "\n" not in str(error.value)
+    assert not [*Path(tmp_path).iterdir()]
