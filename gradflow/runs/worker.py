@@ -90,7 +90,7 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
 
 def _check_unchanged(run: Run, job: dict[str, Any]) -> None:
     """Raises `BadInput` where the data or the file of the net are not those that the record is named for."""
-    if run.folder_name(digest(run.data)) != job["run"]:
+    if run.folder_name(digest(run.data, run.label, run.validation)) != job["run"]:
         raise BadInput(f"the data or the net of {job['run']} changed since this command began: run it again")
 
 
