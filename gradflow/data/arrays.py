@@ -32,6 +32,8 @@ def from_arrays(
 
 def _split(x: str, images: Any, y: str, labels: Any, names: tuple[str, ...] | None) -> Split:
     images, labels = _images(x, images), _labels(y, labels)
+    if names is not None and not (names and isinstance(labels, np.ndarray)):
+        raise BadInput(f"classes are one name a class, for labels that are numbers: {y} has names, or classes has none")
     if len(images) != len(labels):
         raise BadInput(f"{x} has {len(images)} images but {y} {len(labels)} labels; legal is one label an image")
     return images, labels, names

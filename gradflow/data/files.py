@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,12 @@ def visible(folder: Path) -> tuple[list[Path], list[Path]]:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name not in _CLUTTER:
                 (folders if entry.is_dir() else others).append(folder / entry.name)
-    return sorted(folders), sorted(others)
+    return sorted(folders, key=_order), sorted(others, key=_order)
+
+
+def _order(path: Path) -> tuple[str, str]:
+    """By name, whose Unicode form depends on the system that the files come from."""
+    return unicodedata.normalize("NFC", path.name), path.name
 
 
 def stamp(paths: Iterable[Path]) -> Stamp:

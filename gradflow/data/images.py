@@ -65,7 +65,7 @@ def _decode_one(source: bytes | Path | None, place: str, count: int) -> np.ndarr
             pixels = image.width * image.height
             bounds.check(max(4 * pixels, count * pixels * (1 if image.mode in _GREY else 3)), place)
             image.load()
-            return np.atleast_3d(_on_white(_upright(image)))
+            return np.atleast_3d(_on_white(_upright(image), place))
     except BadInput:
         raise
     except Image.DecompressionBombError as error:
@@ -82,7 +82,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _on_white(image: Image.Image) -> np.ndarray:
+def _on_white(image: Image.Image, place: str) -> np.ndarray:
     """The pixels of an image, greyscale or RGB, before a white ground."""
     kind = "L" if image.mode in _GREY else "RGB"
     if not image.has_transparency_data:
@@ -90,4 +90,9 @@ def _on_white(image: Image.Image) -> np.ndarray:
     full = image if image.mode in ("LA", "RGBA") else image.convert("LA" if kind == "L" else "RGBA")
     pixels = np.asarray(full).astype(np.uint16)
     colour, alpha = pixels[..., :-1], pixels[..., -1:]
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    seen = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if seen.min() == 255 and alpha.min() != alpha.max():
+        raise BadInput(
+            f"{place} is white on transparent: transparency shows white, so nothing is left; give it a ground"
+        )
+    return seen
