@@ -12,6 +12,7 @@ import pandas as pd
 from gradflow.claims.experiment import Experiment
 from gradflow.claims.statistics import IDENTITY, fate
 from gradflow.claims.verdict import Claim, Finding, Verdict
+from gradflow.errors import BadInput
 from gradflow.figures import plot
 from gradflow.runs import files
 
@@ -42,7 +43,11 @@ def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
 
 
 def sweep_figures(frame: Any) -> dict[str, Any]:
-    """The figures of a sweep, which no claim was made about: every one that its runs have readings for."""
+    """The figures of a sweep, which no claim was made about: every one that its runs have readings for.
+
+    One that cannot be drawn, as where every gradient is zero because there is only one class, is said in a line: the
+    tables stand.
+    """
     draw: dict[str, Callable[..., Any]] = {
         "gradient_norm": plot.gradient_curves,
         "film": plot.film,
@@ -51,7 +56,13 @@ def sweep_figures(frame: Any) -> dict[str, Any]:
     }
     if not (frame["quantity"] == IDENTITY).any():
         del draw["paths"]
-    return {name: function(frame, note=plot.caption(frame)) for name, function in draw.items()}
+    figures = {}
+    for name, function in draw.items():
+        try:
+            figures[name] = function(frame, note=plot.caption(frame))
+        except BadInput as error:
+            print(f"{name}.svg is not drawn: {error}")
+    return figures
 
 
 def provenance(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:

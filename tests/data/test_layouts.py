@@ -73,10 +73,11 @@ def test_shards_that_are_missing_or_there_twice(tmp_path, names):
 
 def test_whole_shards_load_in_order_and_one_alone_does_not(tmp_path):
     (parquet_folder(tmp_path) / TRAIN).unlink()
+    files = [tmp_path / f"train-{number:05}-of-00003-0a1b.parquet" for number in range(3)]
     for number, image in enumerate(pixels(3)):
-        file = write_parquet(tmp_path / f"train-{number:05}-of-00003-0a1b.parquet", [png(image)], [number])
+        write_parquet(files[number], [png(image)], [number])
     np.testing.assert_array_equal(load_data(str(tmp_path)).train_images, pixels(3))
-    refused(file, "legal is each of the 3 files")
+    refused(files[1], "legal is each of the 3 files")
 
 
 # Names of classes
