@@ -21,6 +21,8 @@ from gradflow.data.embedded import EMBEDDED, read_digits
 from gradflow.data.files import Files, newest, stamp
 from gradflow.errors import BadInput
 
+# RuntimeError: the home directory of an unknown user; the last three: text, sizes and numbers that a file should not have
+_UNREADABLE = (OSError, RuntimeError, UnicodeError, MemoryError, OverflowError)
 _COARSE = 2 * 10**9  # nanoseconds: the coarsest clock of a file system in use
 
 
@@ -79,7 +81,7 @@ def read(name: str, label: str | None = None) -> Dataset:
         path = Path(name).expanduser()
         if name and path.exists():
             return _read_files(name, label, *_locate(path))
-    except (OSError, RuntimeError) as error:  # RuntimeError: the home directory of an unknown user
+    except _UNREADABLE as error:
         raise BadInput(f"cannot read data set {name!r}: {one_line(error)}; legal are {LEGAL}") from error
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or name.endswith(".parquet"):
         raise BadInput(f"no such file or folder {name!r}: legal are {LEGAL}")

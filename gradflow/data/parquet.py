@@ -20,7 +20,7 @@ from gradflow.errors import BadInput
 _SPLIT = "|".join(TRAIN_NAMES + TEST_NAMES)
 _NAME = re.compile(rf"({_SPLIT})(?:[-.].*)?\.parquet", re.I)
 _SHARD = re.compile(r"-(\d+)-of-(\d+)(?!\d)")
-_ROWS = 1024  # read at a time
+_ROWS, _BATCH = 1024, 2**29  # rows, and bytes, that are read at a time
 
 
 def find(folder: Path) -> dict[str, Files]:
@@ -97,18 +97,20 @@ def _opened(path: Path, dictionaries: Sequence[str] = ()) -> Iterator[pq.Parquet
 
 
 def _batches(path: Path, image: str, label: str) -> Iterator[pa.RecordBatch]:
-    """The rows, a few at a time. A value that many rows repeat stays one value: the file may be small because of it."""
+    """The rows, a few at a time: a value that many rows repeat is in the file once, and in a batch in each of its rows.
+
+    Columns that are not nested keep it as one value. The others have so few rows at a time that no value of the size
+    that the file's metadata allow is too much; where these are wrong, Arrow ends at 2 GiB.
+    """
     with _opened(path) as file:
         schema = file.schema_arrow
-    columns = [f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image, label]
-    repeated = columns if _is_text(schema.field(label).type) else columns[:1]
-    with _opened(path, repeated) as file:
-        bounds.check(sum(_pages(file.metadata.row_group(group), columns) for group in _groups(file)), str(path))
-        yield from file.iter_batches(_ROWS, columns=columns)
-
-
-def _groups(file: pq.ParquetFile) -> range:
-    return range(file.metadata.num_row_groups)
+        columns = [f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image, label]
+        groups = [_pages(file.metadata.row_group(number), columns) for number in range(file.metadata.num_row_groups)]
+    bounds.check(sum(groups), str(path))
+    rows = max(1, min(_ROWS, _BATCH // max([1, *groups])))
+    flat = [name for name in columns if name in schema.names and not pa.types.is_integer(schema.field(name).type)]
+    with _opened(path, flat) as file:
+        yield from file.iter_batches(rows, columns=columns)
 
 
 def _pages(group: Any, columns: Sequence[str]) -> int:

@@ -116,16 +116,36 @@ load_data({str(tmp_path)!r})
     assert "5.722 GiB of memory" in child.stderr.splitlines()[-1]
 
 
-def test_a_repeated_value_is_made_once(tmp_path):
-    """A thousand rows of one megabyte in a file of some kilobytes."""
+@pytest.mark.parametrize(("nested", "most"), [(True, 700), (False, 100)])
+def test_a_value_that_is_repeated_is_not_in_memory_for_each_row(nested, most, tmp_path):
+    """Two thousand rows of one megabyte in a file of some kilobytes: `most` MiB at a time."""
     value = black(8) + bytes(2**20)
-    repeated = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), [value])
+    column: pa.Array = pa.DictionaryArray.from_arrays(np.zeros(2000, np.int32), [value])
+    column = pa.StructArray.from_arrays([column], ["bytes"]) if nested else column
     for split in ("train", "test"):
-        table = pa.table({"image": repeated, "label": np.zeros(1000, np.int8)})
+        table = pa.table({"image": column, "label": np.zeros(2000, np.int8)})
         pq.write_table(table, tmp_path / f"{split}.parquet", compression="zstd")
-    before = pa.default_memory_pool().max_memory()
-    assert load_data(str(tmp_path)).train_images.shape == (1000, 8, 8, 1)
-    assert pa.default_memory_pool().max_memory() - before < 100 * 2**20
+    script = f"""
+import pyarrow, resource
+from gradflow.data.load import load_data
+assert load_data({str(tmp_path)!r}).train_images.shape == (2000, 8, 8, 1)
+print(pyarrow.default_memory_pool().max_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout.split()[0]) < most * 2**20
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_so_many_values_that_a_file_ceases_to_number_them(nested, tmp_path):
+    """A writer gives its dictionary up at a megabyte, in the middle of a column: both halves are read."""
+    images = pixels(600, 40, 40)
+    blobs = [png(image) for image in images]
+    assert sum(map(len, blobs)) > 2 * SMALL
+    for split in ("train", "test"):
+        column = pa.array([{"bytes": blob} for blob in blobs] if nested else blobs)
+        pq.write_table(pa.table({"image": column, "label": np.arange(600) % 3}), tmp_path / f"{split}.parquet")
+    np.testing.assert_array_equal(load_data(str(tmp_path)).train_images, images)
 
 
 @pytest.mark.parametrize("given", ["", "much", "-1", "1e9", "9" * 5000])

@@ -177,6 +177,13 @@ def test_a_plain_column_of_bytes(name, kind, tmp_path):
     np.testing.assert_array_equal(load_data(str(tmp_path)).train_images, pixels(3))
 
 
+@pytest.mark.parametrize("labels", [pa.array([b"\xff", b"a"]).view(pa.string()), pa.array([2**64 - 1, 0], pa.uint64())])
+def test_labels_that_are_neither_text_nor_numbers(labels, tmp_path):
+    for split in ("train", "test"):
+        table(tmp_path / f"{split}.parquet", label=labels)
+    refused(tmp_path, "cannot read data set", "legal are")
+
+
 # Names of splits and folders
 
 
