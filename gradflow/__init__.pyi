@@ -1,3 +1,4 @@
+from . import data as data
 from . import hooks as hooks
 from . import nets as nets
 from .claims.rates import at_best_rates as at_best_rates

@@ -31,6 +31,7 @@ SLOW = (
         )
         for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead")
     ),
+    "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
     "runs/test_resume.py::test_stopped_again_and_again_by_signals",

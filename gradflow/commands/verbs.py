@@ -44,7 +44,7 @@ def list_() -> int:
     print("  or a function of your own, FILE.py:FUNCTION: build(*, classes, channels, seed, ...) returns an nnx.Module")
     print("data sets")
     print(f"  {', '.join(EMBEDDED):20} embedded")
-    print("  or a local path (parquet, IDX or image folder), or a name on the Hub with gradflow[hub]")
+    print("  or a local path (parquet, IDX or image folder), or a name on the Hub with pip install '.[hub]'")
     return 0
 
 

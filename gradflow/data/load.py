@@ -6,33 +6,49 @@ Nothing is unpickled, and nothing is downloaded but by the library `datasets`, f
 import functools
 import math
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.data import folder, hub, idx, parquet
-from gradflow.data.dataset import LAYOUTS, LEGAL, TEST_NAMES, Dataset, Split, assemble, one_line
+from gradflow.data import bounds, folder, hub, idx, parquet
+from gradflow.data.dataset import LAYOUTS, LEGAL, TEST_NAMES, TRAIN_NAMES, Dataset, assemble, one_line, unlabelled
 from gradflow.data.embedded import EMBEDDED, read_digits
+from gradflow.data.files import Files, newest, stamp
 from gradflow.errors import BadInput
+
+# RuntimeError: the home directory of an unknown user; the last three: text, sizes and numbers that a file should not have
+_UNREADABLE = (OSError, RuntimeError, UnicodeError, MemoryError, OverflowError)
+_COARSE = 2 * 10**9  # nanoseconds: the coarsest clock of a file system in use
 
 
 def load_data(
-    name: str, image_size: int | None = None, validation: int = 0, seed: int = 0, shuffle: bool = False
+    name: str,
+    image_size: int | None = None,
+    validation: int = 0,
+    seed: int = 0,
+    shuffle: bool = False,
+    label: str | None = None,
 ) -> Dataset:
     """Reads a data set: `digits`, a local path (parquet, IDX or image folder), or a name on the Hugging Face Hub.
 
     `image_size` is an upper bound on the longer side, in pixels; larger images are reduced by exact area averaging.
     `validation=k` makes k training images, drawn by `seed`, the test split and drops the real one: the 45k/5k split of
     He et al. 2015 (arXiv:1512.03385), section 4.2. `shuffle` puts the pixels of every image into one and the same
-    random order. Raises `BadInput` for anything wrong with the data or the arguments.
+    random order. `label` is the column of labels, where it is not called label. Raises `BadInput` for anything wrong
+    with the data or the arguments.
     """
-    return _prepared(read(name), image_size, validation, seed, shuffle)
+    return prepared(read(name, label), image_size, validation, seed, shuffle)
 
 
 @functools.lru_cache(maxsize=1)  # by the very object that was read: files that have changed are another one
-def _prepared(dataset: Dataset, image_size: int | None, validation: int, seed: int, shuffle: bool) -> Dataset:
+def prepared(dataset: Dataset, image_size: int | None, validation: int, seed: int, shuffle: bool) -> Dataset:
+    """A data set as a run wants it: see `load_data`."""
+    _check_validation(dataset, validation)
     if validation != 0:
         dataset = _hold_out(dataset, validation, seed)
     splits = dataset.train_images, dataset.test_images
@@ -43,58 +59,116 @@ def _prepared(dataset: Dataset, image_size: int | None, validation: int, seed: i
     return replace(dataset, train_images=splits[0], test_images=splits[1])
 
 
-def digest(name: str) -> str:
-    """`load_data(name).digest`; the files read last are not read again unless they changed."""
-    return read(name).digest
+def digest(name: str, label: str | None = None, validation: int = 0) -> str:
+    """`load_data(name, label=label).digest`; the files read last are not read again unless they changed.
+
+    Raises `BadInput` as `load_data` does, also where there is nothing to test on.
+    """
+    dataset = read(name, label)
+    _check_validation(dataset, validation)
+    return dataset.digest
 
 
-def read(name: str) -> Dataset:
+def read(name: str, label: str | None = None) -> Dataset:
     """The data set called `name`, whole and as it is: embedded, at a local path, or on the Hugging Face Hub.
 
     What was read last is not read again unless its files changed. Raises `BadInput` for anything wrong with it.
     """
     if name in EMBEDDED:
+        _no_label(name, label)
         return read_digits()
     try:
         path = Path(name).expanduser()
         if name and path.exists():
-            read, train, test = _locate(path)
-            stamp = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in (*train, *test))
-            return _read_files(name, read, train, test, stamp)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the home directory of an unknown user
+            return _read_files(name, label, *_locate(path))
+    except _UNREADABLE as error:
         raise BadInput(f"cannot read data set {name!r}: {one_line(error)}; legal are {LEGAL}") from error
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or name.endswith(".parquet"):
         raise BadInput(f"no such file or folder {name!r}: legal are {LEGAL}")
-    return hub.read(name)
+    return hub.read(name, label)
 
 
-@functools.lru_cache(maxsize=1)
-def _read_files(name: str, read: Callable[[tuple[Path, ...]], Split], train, test, stamp) -> Dataset:
-    """Reads both splits; `stamp`, the files' sizes and times, is only there to forget files that have changed."""
-    return assemble(name, read(train), read(test))
+def _no_label(name: str, label: str | None) -> None:
+    if label is not None:
+        raise BadInput(f"{name} has no column {label!r}: --label is for parquet files and the Hub")
 
 
-def _locate(path: Path) -> tuple[Callable, tuple[Path, ...], tuple[Path, ...]]:
-    """The reader for what is at `path`, the files of the training split and those of the test split."""
-    place = path if path.is_dir() else path.parent
-    for layout in (parquet, idx, folder) if path.is_dir() else (parquet,):  # one file alone can only be parquet
-        train = layout.find(place, "train") if path.is_dir() else (path,)
-        test = next(filter(None, (layout.find(place, split) for split in TEST_NAMES)), ())
-        if path in test:
+class _Last(NamedTuple):
+    """What was read last."""
+
+    key: tuple
+    settled: bool  # whether a later change would be seen in the files' times: clocks of file systems are coarse
+    dataset: Dataset
+
+
+_last: _Last | None = None
+
+
+def _read_files(name: str, label: str | None, layout: ModuleType, train: Files, tests: Sequence[Files]) -> Dataset:
+    """Reads both splits, or gives what was read last: the same object as long as the content is the same."""
+    global _last
+    paths = [path for files in (train, *tests) for path in files.paths]
+    begun, found = time.time_ns(), stamp(paths)
+    key = (name, label, found)
+    if _last and _last.settled and _last.key == key:
+        return _last.dataset
+    dataset = _read_splits(name, label, layout, train, tests)
+    if stamp(paths) != found:
+        raise BadInput(f"{name}: its files changed while they were read; run it again when they are at rest")
+    if _last and (_last.dataset.name, _last.dataset.digest) == (name, dataset.digest):
+        dataset = _last.dataset
+    _last = _Last(key, newest(found) < begun - _COARSE, dataset)
+    return dataset
+
+
+def _read_splits(name: str, label: str | None, layout: ModuleType, train: Files, tests: Sequence[Files]) -> Dataset:
+    """The training split, and of those to test on the first that has labels."""
+    if layout is parquet:
+        read = functools.partial(parquet.read, label=label)
+    else:
+        _no_label(name, label)
+        read = layout.read
+    first = read(train)
+    return assemble(name, first, next((split for split in map(read, tests) if not unlabelled(split)), None))
+
+
+def _locate(path: Path) -> tuple[ModuleType, Files, list[Files]]:
+    """The layout of what is at `path`, the files of the training split, and those of the splits to test on, best first.
+
+    One file alone is the training split, or the images of it; the others lie beside it.
+    """
+    if path.is_dir():
+        layouts = [(layout, layout.find(path)) for layout in (parquet, idx, folder)]
+    else:
+        stamp([path])
+        whole = idx.find(path.parent, path)
+        layouts = [(idx, whole) if whole else (parquet, parquet.beside(path))]
+    for layout, found in layouts:
+        train = next((found[split] for split in TRAIN_NAMES if split in found), None)
+        tests = [found[split] for split in TEST_NAMES if split in found]
+        if any(path in files.paths for files in tests):
             raise BadInput(f"{path} is the test split: give the training file or the folder")
-        if train and test:
-            return layout.read, train, test
-        if train or test:
-            raise BadInput(f"{path} has no {'test' if train else 'training'} split: {LAYOUTS}")
+        if train:
+            return layout, train, tests
+        if tests:
+            raise BadInput(f"{path} has no training split: {LAYOUTS}")
     raise BadInput(f"{path} holds no data set: {LAYOUTS}")
+
+
+def _check_validation(dataset: Dataset, validation: int) -> None:
+    count = len(dataset.train_images)
+    if validation == 0 and not len(dataset.test_images):
+        raise BadInput(
+            f"{dataset.name} has no test split with labels: hold out some of its {count} training images with "
+            f"--validation K, or add one; {LAYOUTS}"
+        )
+    if not 0 <= validation < count:
+        raise BadInput(f"validation {validation} is impossible: legal are 0 to {count - 1} of {count} training images")
 
 
 def _hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
     """Makes `validation` training images the test split; the others keep their order."""
-    count = len(dataset.train_images)
-    if not 0 <= validation < count:
-        raise BadInput(f"validation {validation} is impossible: legal are 0 to {count - 1} of {count} training images")
-    order = np.random.default_rng(seed).permutation(count)
+    order = np.random.default_rng(seed).permutation(len(dataset.train_images))
     kept, held = np.sort(order[:-validation]), order[-validation:]
     images, labels = dataset.train_images, dataset.train_labels
     return replace(
@@ -119,6 +193,7 @@ def _resize(images: np.ndarray, image_size: int) -> np.ndarray:
     longer, common = max(height, width), math.gcd(height, width)
     smaller = [longer // factor for factor in range(common, 0, -1) if common % factor == 0]
     if image_size > longer and image_size % longer == 0:
+        bounds.check(images.size * (image_size // longer) ** 2, f"image size {image_size}")
         return images.repeat(image_size // longer, axis=1).repeat(image_size // longer, axis=2)
     if image_size not in smaller:
         sizes = ", ".join(map(str, smaller))

@@ -86,7 +86,11 @@ SWEEP_QUANTITIES = ("activation_gradient_norm", *PATHS, *plot.ERRORS)  # what th
 
 
 def sweep_figures(frame: Any) -> dict[str, Any]:
-    """The figures of a sweep, which no claim was made about: every one that its runs have readings for."""
+    """The figures of a sweep, which no claim was made about: every one that its runs have readings for.
+
+    One that cannot be drawn, as where every gradient is zero because there is only one class, is said in a line: the
+    tables stand.
+    """
     draw: dict[str, Callable[..., Any]] = {
         "gradient_norm": plot.gradient_curves,
         "film": plot.film,
@@ -95,7 +99,13 @@ def sweep_figures(frame: Any) -> dict[str, Any]:
     }
     if not (frame["quantity"] == IDENTITY).any():
         del draw["paths"]
-    return {name: function(frame, note=plot.caption(frame)) for name, function in draw.items()}
+    figures = {}
+    for name, function in draw.items():
+        try:
+            figures[name] = function(frame, note=plot.caption(frame))
+        except BadInput as error:
+            print(f"{name}.svg is not drawn: {error}")
+    return figures
 
 
 def provenance(command: str, seconds: float, machine: Mapping[str, Any]) -> dict[str, Any]:

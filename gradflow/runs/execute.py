@@ -12,7 +12,7 @@ from flax import nnx
 
 from gradflow import nets
 from gradflow.data.dataset import Dataset
-from gradflow.data.load import load_data
+from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.nets import stack
@@ -23,9 +23,9 @@ from gradflow.training.loop import Training
 from gradflow.training.step import State
 
 
-def load_dataset(run: Run) -> Dataset:
-    """The data of a run. Raises `BadInput` for anything wrong with them."""
-    return load_data(run.data, run.image_size, run.validation, shuffle=run.shuffle)
+def load_dataset(run: Run, data: Dataset | None = None) -> Dataset:
+    """The data of a run, or `data` made what the run wants of them. Raises `BadInput` for anything wrong with them."""
+    return prepared(read(run.data, run.label) if data is None else data, run.image_size, run.validation, 0, run.shuffle)
 
 
 def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
@@ -48,15 +48,15 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
     )
 
 
-def prepare(run: Run) -> tuple[Training, State]:
+def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
     """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
-    dataset = load_dataset(run)
-    training = _training(run.program, dataset)
+    dataset = load_dataset(run, data)
+    training = _training(run.program, nets.identity(run.net), dataset)
     return training, training.start(build_net(run, dataset), run.seed)
 
 
-@functools.lru_cache(maxsize=1)
-def _training(run: Run, dataset: Dataset) -> Training:
+@functools.lru_cache(maxsize=1)  # by what the net and the data are: their names may mean others after a `chdir`
+def _training(run: Run, net: str, dataset: Dataset) -> Training:
     return Training(
         build_net(run, dataset),
         dataset,
@@ -71,23 +71,26 @@ def _rates(run: Run) -> Callable[[int], float]:
     return optimiser.rates(optimiser.schedule(run.schedule, run.learning_rate, run.steps, run.warmup), run.steps)
 
 
-def train(run: Run) -> Iterator[Reading]:
-    """Trains `run` in this process and yields one reading a step; nothing is written.
+def train(run: Run, data: Dataset | None = None) -> Iterator[Reading]:
+    """Trains `run` in this process, on `data` if given (`gf.data.from_arrays`), and yields one reading a step.
+
+    Nothing is written. `data` stand in the place of `run.data`; image size, validation and shuffle are the run's.
 
     `reading.step`, `reading.loss`, `reading.train_error`, `reading.test_error`, and
     `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
-    training, state = prepare(run)
+    training, state = prepare(run, data)
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=_rates(run))
 
 
-def train_seeds(run: Run, seeds: Sequence[int]) -> Iterator[dict[int, Reading]]:
+def train_seeds(run: Run, seeds: Sequence[int], data: Dataset | None = None) -> Iterator[dict[int, Reading]]:
     """Trains several seeds of `run` in one vmapped step, for nets too small for their accelerator.
 
-    Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used.
+    Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used; `data`
+    stand in the place of `run.data`.
     """
-    dataset = load_dataset(run)
-    training = _training(run.program, dataset)
+    dataset = load_dataset(run, data)
+    training = _training(run.program, nets.identity(run.net), dataset)
     states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))

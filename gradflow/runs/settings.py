@@ -33,6 +33,7 @@ class Run:
     Attributes:
         net: A name from `gradflow list`, or a function of your own as FILE.py:FUNCTION.
         data: digits, a local path (parquet, IDX or image folder), or a name on the Hub.
+        label: The column of labels, in parquet files and on the Hub; by default the one called label.
         image_size: Pixels a side: larger images are averaged down, smaller ones enlarged by repeating pixels; by
             default none are.
         validation: Training images that are held out to test on, in the place of the test set.
@@ -58,6 +59,7 @@ class Run:
 
     net: str = "residual"
     data: str = "digits"
+    label: str | None = None
     image_size: int | None = None
     validation: int = 0
     centre: Centre = "channel"

@@ -22,9 +22,14 @@ Records = Mapping[str, tuple[Run, Record]]  # by the name of the record's folder
 
 def records(runs: Sequence[Run], results: Path) -> Records:
     """The record of each run, in `results/runs/`. Reads the data once, to know their digest."""
-    digests = {name: data.digest(name) for name in {run.data for run in runs}}
-    named = [(run.folder_name(digests[run.data]), run) for run in runs]
+    # Runs of one data set one after another: what was read last is not read again.
+    digests = {run: data.digest(run.data, run.label, run.validation) for run in sorted(runs, key=_data)}
+    named = [(run.folder_name(digests[run]), run) for run in runs]
     return {name: (run, Record(results / "runs" / name)) for name, run in named}
+
+
+def _data(run: Run) -> tuple[str, str]:
+    return run.data, run.label or ""
 
 
 def execute(

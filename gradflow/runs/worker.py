@@ -75,7 +75,7 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
                 return {"event": record.status["state"]}
             _print_to(record.folder / "log.txt")
             run = Run(**job["settings"])
-            found = digest(run.data)
+            found = digest(run.data, run.label, run.validation)
             _check_unchanged(run, job, found)
             _send(parent, job, "started", settings=job["settings"])
             sys.argv = job["command"]
