@@ -225,7 +225,7 @@ def on_spine(rows: Frame) -> Series:
     run, (layer, names) = pd.factorize(rows["run"])[0], pd.factorize(rows["layer"])
     # Each layer of each run once, however many readings it has.
     place, pairs = pd.factorize(run * max(len(names), 1) + layer)
-    runs, layers = pairs // max(len(names), 1), names[pairs % max(len(names), 1)]
+    runs, layers = pairs // max(len(names), 1), np.asarray(names)[pairs % max(len(names), 1)]
     of_run = {one: set(spine_layers(names)) for one, names in pd.Series(layers).groupby(runs)}
     on = np.array([name in of_run[one] for one, name in zip(runs, layers, strict=True)], bool)
     return pd.Series(on[place], rows.index)

@@ -20,7 +20,7 @@ from gradflow.errors import BadInput
 from gradflow.figures import charts, plot
 
 HOSTILE = "a$b_{$ \x1b[3\u202e"  # no formula, an escape sequence, a bidirectional override
-THEIRS = {
+THEIRS: Any = {
     "text.usetex": True,
     "text.parse_math": False,
     "savefig.bbox": "tight",
@@ -28,7 +28,7 @@ THEIRS = {
     "font.family": "serif",
     "axes.grid": False,
     "lines.marker": "x",
-    "axes.prop_cycle": matplotlib.cycler(color="r"),
+    "axes.prop_cycle": matplotlib.rcsetup.cycler(color="r"),
     "figure.constrained_layout.use": True,
     "svg.fonttype": "none",
 }
