@@ -104,7 +104,7 @@ def sweep_figures(frame: Any) -> dict[str, Any]:
         try:
             figures[name] = function(frame, note=plot.caption(frame))
         except BadInput as error:
-            print(f"{name}.svg is not drawn: {error}")
+            print(plain(f"{name}.svg is not drawn: {error}"))
     return figures
 
 

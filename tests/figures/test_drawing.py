@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -28,7 +29,7 @@ THEIRS: Any = {
     "font.family": "serif",
     "axes.grid": False,
     "lines.marker": "x",
-    "axes.prop_cycle": matplotlib.rcsetup.cycler(color="r"),
+    "axes.prop_cycle": cycler(color="r"),
     "figure.constrained_layout.use": True,
     "svg.fonttype": "none",
 }
