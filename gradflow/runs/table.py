@@ -90,4 +90,4 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
 
 
 def _only(readings: pd.DataFrame, quantities: Collection[str] | None) -> pd.DataFrame:
-    return readings if quantities is None else readings[readings["quantity"].isin(quantities)]
+    return readings if quantities is None else readings.loc[readings["quantity"].isin(list(quantities))]

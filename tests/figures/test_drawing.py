@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -20,7 +21,7 @@ from gradflow.errors import BadInput
 from gradflow.figures import charts, plot
 
 HOSTILE = "a$b_{$ \x1b[3\u202e"  # no formula, an escape sequence, a bidirectional override
-THEIRS = {
+THEIRS: dict[Any, Any] = {
     "text.usetex": True,
     "text.parse_math": False,
     "savefig.bbox": "tight",
@@ -28,7 +29,7 @@ THEIRS = {
     "font.family": "serif",
     "axes.grid": False,
     "lines.marker": "x",
-    "axes.prop_cycle": matplotlib.cycler(color="r"),
+    "axes.prop_cycle": cycler(color="r"),
     "figure.constrained_layout.use": True,
     "svg.fonttype": "none",
 }
