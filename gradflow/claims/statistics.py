@@ -222,6 +222,7 @@ def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -
 
 def on_spine(rows: Frame) -> Series:
     """Which rows are of points on the spine of their run's net."""
+    names: Any
     run, (layer, names) = pd.factorize(rows["run"])[0], pd.factorize(rows["layer"])
     # Each layer of each run once, however many readings it has.
     place, pairs = pd.factorize(run * max(len(names), 1) + layer)

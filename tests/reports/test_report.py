@@ -122,3 +122,11 @@ def test_the_live_view_shows_brackets_and_obeys_no_escape(capsys, monkeypatch):
     assert shown.count("[red]") == 3
     assert "[bold]this" in shown
     assert not {*shown} & {"\x1b", "\x07"}
+
+
+def test_a_table_is_loaded_with_the_quantities_that_are_wanted_alone(tmp_path):
+    table.publish(tmp_path, *tables())
+    whole: Any = gf.load(tmp_path)
+    part = table.load(tmp_path, quantities=["test_error"])
+    assert len(part) == 1 < len(whole)
+    pd.testing.assert_frame_equal(part, whole[whole.quantity == "test_error"].reset_index(drop=True))
