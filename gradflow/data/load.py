@@ -21,7 +21,7 @@ from gradflow.data.embedded import EMBEDDED, read_digits
 from gradflow.data.files import Files, newest, stamp
 from gradflow.errors import BadInput
 
-# RuntimeError: the home directory of an unknown user; the last three: text, sizes, numbers that no file should have
+# RuntimeError: the home directory of an unknown user; the last three: text, sizes, numbers that no file should have.
 _UNREADABLE = (OSError, RuntimeError, UnicodeError, MemoryError, OverflowError)
 _COARSE = 2 * 10**9  # nanoseconds: the coarsest clock of a file system in use
 
