@@ -148,7 +148,7 @@ class Table:
     def command(self, folder, workers, seed):
         """The whole of `gradflow run depth_sweep`; workers 0: as many as it takes by itself."""
         shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "gradflow", "run", "depth_sweep", "--results", str(folder)]
+        command = [sys.executable, "-P", "-m", "gradflow", "run", "depth_sweep", "--results", str(folder)]
         command += ["--workers", str(workers)] if workers else []
         begun = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)

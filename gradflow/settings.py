@@ -14,6 +14,7 @@ from typing import Any
 
 import docstring_parser
 
+from gradflow import ranges
 from gradflow.errors import BadInput, choose
 
 PLAIN = (bool, int, float, str)
@@ -44,6 +45,7 @@ class Setting:
             raise BadInput(f"{self.name} {value!r} is not legal: it must be {legal}")
         if self.choices and value is not None:
             choose(self.name, value, self.choices)
+        ranges.check(self.name, value)
         return value
 
 

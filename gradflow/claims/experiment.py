@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from gradflow import user_code
+from gradflow import ranges, user_code
 from gradflow.claims.verdict import Verdict
-from gradflow.errors import BadInput, at_least
+from gradflow.errors import BadInput
 from gradflow.runs.settings import Run
 
 PRESETS = ("smoke", "default", "full")
@@ -107,5 +107,5 @@ def measured(
 
 def _given(overrides: Mapping[str, Sequence[Any]], seeds: int | None) -> dict[str, Any]:
     """What the user gave. Raises `BadInput` for fewer seeds than one."""
-    at_least("seeds", seeds, 1)
+    ranges.check("seeds", seeds)
     return {**overrides} if seeds is None else {**overrides, "seeds": seeds}

@@ -31,10 +31,10 @@ def main() -> None:
             _check_text(arguments)
             sys.exit(parse(VERBS, arguments)())
         except BadInput as error:
-            print(f"gradflow: {plain(error)}", file=sys.stderr)
+            _say(error)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            print("gradflow: stopped; the same command goes on from here", file=sys.stderr)
+            _say("stopped; the same command goes on from here")
             sys.exit(EXIT_STOPPED)
         finally:
             print(end="", flush=True)  # now, because nothing catches what fails when Python ends
@@ -45,8 +45,14 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: `gradflow describe vgg | head -3`
             sys.exit(EXIT_PIPE)
         reason = f"{error.filename or 'standard output'}: {error.strerror or error}"
-        print(f"gradflow: {plain(reason)}", file=sys.stderr)
+        _say(reason)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _say(message: object) -> None:
+    """The one line on standard error, which may be full or closed: then the exit code says it alone."""
+    with contextlib.suppress(OSError):
+        print(f"gradflow: {plain(message)}", file=sys.stderr, flush=True)
 
 
 def _prepare() -> None:

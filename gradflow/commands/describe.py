@@ -8,8 +8,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from gradflow import nets
-from gradflow.errors import BadInput
+from gradflow import nets, ranges
 from gradflow.hooks import Point, points
 from gradflow.nets.layers.atoms import IMAGES
 
@@ -50,8 +49,8 @@ def layers_and_pools(
     """`layers`, with the pools that stand between them."""
     family = settings.get("family", "cifar")
     count = CLASSES.get(family, 10) if classes is None else classes
-    if min(1 if image is None else image, count, channels) < 1:
-        raise BadInput(f"image {image}, channels {channels} and classes {count} are not legal: each must be at least 1")
+    for what, value in (("image", image), ("channels", channels), ("classes", count)):
+        ranges.check(what, value)
     net = nets.abstract(name, classes=count, channels=channels, image=image, **settings)
     # Without an image, a net that is made for one side knows which.
     side = image or getattr(net, "image", None) or IMAGES.get(family, 32)

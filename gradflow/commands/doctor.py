@@ -54,7 +54,7 @@ def _line(name: str, tell: Callable[[], str]) -> str:
 @contextlib.contextmanager
 def probe(environment: dict[str, str]) -> Iterator[Probe]:
     """A process that starts in this environment and answers the questions of `gradflow.probe`, or raises why not."""
-    command = [sys.executable, "-c", "from gradflow.commands import probe; probe.answer()"]
+    command = [sys.executable, "-P", "-c", "from gradflow.commands import probe; probe.answer()"]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, text=True, **pipes)
     timer = threading.Timer(_TIMEOUT, process.kill)

@@ -27,7 +27,7 @@ class Stopwatch:
 
         self.settings = dict(settings)
         self.process = subprocess.Popen(
-            [sys.executable, *program, json.dumps(self.settings)],
+            [sys.executable, "-P", *program, json.dumps(self.settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

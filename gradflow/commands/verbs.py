@@ -1,15 +1,17 @@
 """What each verb of the command line does. JAX is imported only inside a verb, so that `--help` answers at once."""
 
+import contextlib
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from gradflow import ranges
 from gradflow.commands.arguments import Choices, NetChoices
 from gradflow.errors import BadInput
 from gradflow.plain_text import plain
@@ -27,6 +29,7 @@ Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
 EXIT_FAIL, EXIT_RUN_FAILED = 1, 3
+_LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def list_() -> int:
@@ -77,6 +80,7 @@ def run(
 
     if smoke and full:
         raise BadInput("--smoke and --full exclude each other: choose one")
+    ranges.check("checkpoint_seconds", checkpoint_seconds)
     chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
     shown = results / "smoke" / chosen.name if smoke else results / chosen.name
@@ -127,6 +131,8 @@ def sweep(
     from gradflow.runs import sweep as sweeps
     from gradflow.runs import table
 
+    _check_name(name)
+    ranges.check("checkpoint_seconds", checkpoint_seconds)
     folder = _absolute(results / name)
     records = sweeps.records(grids.grid(seeds, **settings.given), folder)
     failed = _execute(records, workers, checkpoint_seconds)
@@ -244,6 +250,13 @@ def stopwatch(settings: Positional[str]) -> int:
     return 0
 
 
+def _check_name(name: str) -> None:
+    """Raises `BadInput` for a name that would be another folder than one in the results, or none."""
+    legal = name.isprintable() and name not in ("", ".", "..") and not {*name} & {*"/\\"}
+    if not legal or len(name.encode()) > _LONGEST_NAME:
+        raise BadInput(f"name {name[:60]!r} is not legal: it names a folder in the results, without / and \\")
+
+
 def _print(*lines: object) -> None:
     """Prints lines, each as it is for a terminal that obeys nothing but its end."""
     for line in lines:
@@ -287,14 +300,27 @@ def _execute(records: "Records", workers: int | None, checkpoint_seconds: float)
     from gradflow.reports.live import View
     from gradflow.runs import sweep, variation
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers write a checkpoint
     labels = dict(zip(records, variation.labels([run.settings for run, _ in records.values()]), strict=True))
-    with View(len(records), sum(record.finished for _, record in records.values()), labels) as view:
+    finished = sum(record.finished for _, record in records.values())
+    with _stoppable(), View(len(records), finished, labels) as view:
         failures = sweep.execute(records, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
     for name, reason in failures.items():
         line = f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}"
-        print(plain(line), file=sys.stderr)
+        with contextlib.suppress(OSError):  # standard error may be full: what was recorded is published all the same
+            print(plain(line), file=sys.stderr)
     return len(failures)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """A signal to stop becomes a KeyboardInterrupt: the workers write a checkpoint. Elsewhere it ends the process."""
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):

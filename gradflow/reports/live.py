@@ -1,5 +1,6 @@
 """What a person sees while runs are under way: how far each is, and the gradient norm over its layers as bars."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -72,6 +73,10 @@ class View:
         return text
 
     def _print(self, line: str | Text) -> None:
+        with contextlib.suppress(OSError):  # standard error may be full or gone: the runs go on
+            self._write(line)
+
+    def _write(self, line: str | Text) -> None:
         line = Text(line) if isinstance(line, str) else line  # brackets in a name are no colours
         if self.live:  # cut to the window: what was cut of a failure is said again at the end
             self.console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)

@@ -4,7 +4,7 @@ import functools
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,15 @@ def train(run: Run, data: Dataset | None = None) -> Iterator[Reading]:
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=_rates(run))
 
 
-def train_seeds(run: Run, seeds: Sequence[int], data: Dataset | None = None) -> Iterator[dict[int, Reading]]:
+def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> Iterator[dict[int, Reading]]:
     """Trains several seeds of `run` in one vmapped step, for nets too small for their accelerator.
 
     Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used; `data`
     stand in the place of `run.data`.
     """
+    seeds = list(seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
     training = _training(run.program, nets.identity(run.net), dataset)
     states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]

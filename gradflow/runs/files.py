@@ -66,6 +66,21 @@ def refuse_links(*paths: Path) -> None:
             raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes the folder where it is not there. Raises `BadInput` where that is not possible."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter: a name that no system takes
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"cannot write {folder}: {reason}: choose another --results folder") from error
+
+
 @contextlib.contextmanager
 def lock(path: Path, seconds: float = 0) -> Iterator[bool]:
     """Yields whether the lock is ours after waiting that long. It ends with the process.
@@ -73,12 +88,9 @@ def lock(path: Path, seconds: float = 0) -> Iterator[bool]:
     By flock, or by the existence of the file where the file system has none. Raises `BadInput` where it cannot be made.
     """
     refuse_links(path)
-    try:
+    with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = _acquire(path, seconds)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInput(f"cannot write {path.parent}: {reason}: choose another --results folder") from error
     try:
         yield held is not None
     finally:

@@ -1,16 +1,18 @@
 """Which runs: all combinations of some settings, or several variants of some, each from several seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from gradflow.errors import at_least
+from gradflow import ranges
 from gradflow.runs.settings import Run
 
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
     """All combinations of the choices, each from `seeds` seeds; the seeds of one setting are neighbours."""
-    at_least("seeds", seeds, 1)
+    ranges.check("seeds", seeds)
+    ranges.check("runs", seeds * math.prod(map(len, choices.values())))
     names = list(choices)
     settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
     return [Run(**setting, seed=seed) for setting in settings for seed in range(seeds)]

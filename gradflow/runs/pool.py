@@ -87,7 +87,7 @@ class Pool:
         cores = ",".join(map(str, self.cores[worker]))
         shares = platform.share_of_accelerators(worker, len(self.cores), os.environ)
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradflow", "worker", cores],
+            [sys.executable, "-P", "-m", "gradflow", "worker", cores],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

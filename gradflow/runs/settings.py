@@ -11,13 +11,11 @@ from typing import Any
 
 from gradflow import nets, settings
 from gradflow.data.transforms import TRANSFORMS, Centre
-from gradflow.errors import BadInput, at_least, choose, nearest
+from gradflow.errors import BadInput, choose, nearest
 from gradflow.training.optimiser import Optimiser, Schedule
 from gradflow.training.optimiser import schedule as make_schedule
 from gradflow.training.platform import Precision
 
-_LEAST = {"steps": 1, "batch": 1, "image_size": 1, "evaluations": 0, "validation": 0, "seed": 0, "warmup": 0}
-_NOT_NEGATIVE = ("learning_rate", "momentum", "weight_decay")
 # What the compiled training step does not depend on: the rest of a run is its program.
 NOT_COMPILED = ("seed", "steps", "learning_rate", "schedule", "warmup", "record", "evaluations")
 _LONGEST_NAME = 120  # characters; file systems allow 255
@@ -97,19 +95,13 @@ class Run:
         self._check()
 
     def _check(self) -> None:
-        for name, least in _LEAST.items():
-            at_least(name, getattr(self, name), least)
-        if self.seed >= 2**31:
-            raise BadInput(f"seed {self.seed} is not legal: it must be below {2**31}, or jax would take it for another")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise BadInput(f"{name} {value} is not legal: it must be a finite number, 0 or more")
         for transform in self.transforms.split("+"):
             choose("transform", transform, TRANSFORMS)
         make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
-        if self.record not in ("log", "all") and not (self.record.isdecimal() and int(self.record) > 0):
-            raise BadInput(f"record {self.record!r} is not legal: choose log, all, or a number k for every k-th step")
+        if self.record not in ("log", "all") and not (re.fullmatch("0*[1-9][0-9]{0,9}", self.record)):
+            raise BadInput(
+                f"record {self.record[:20]!r} is not legal: choose log, all, or a number k for every k-th step"
+            )
 
     def __getattr__(self, name: str) -> Any:
         """A setting of the net: `run.depth`."""

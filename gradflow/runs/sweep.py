@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradflow.data import load as data
 from gradflow.errors import BadInput
-from gradflow.runs import table
+from gradflow.runs import files, table
 from gradflow.runs.pool import Event, Pool
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
@@ -50,6 +50,8 @@ def execute(
     todo = [name for name, (_, record) in records.items() if not record.finished]
     # Long runs first, so that at the end no worker has one to itself while the others wait.
     todo.sort(key=lambda name: _length(records[name][0]), reverse=True)
+    for folder in {records[name][1].folder.parent for name in todo}:
+        files.make_folder(folder)  # before any process starts
     with Pool(workers) as pool:
         while todo:
             jobs, todo = [_job(name, *records[name], checkpoint_seconds) for name in todo], []

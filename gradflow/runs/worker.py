@@ -47,8 +47,9 @@ def work(cores: str) -> None:
         signal.signal(number, stop)
 
     def listen() -> None:
-        for line in sys.stdin:
-            jobs.put(json.loads(line))
+        with contextlib.suppress(ValueError):  # half a line: the parent died while it wrote
+            for line in sys.stdin:
+                jobs.put(json.loads(line))
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()

@@ -22,16 +22,36 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
     images or labels that do not fit.
     """
     images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+    if (
+        images.ndim != 4
+        or not images.size
+        or labels.shape != images.shape[:1]
+        or not jnp.issubdtype(labels.dtype, jnp.integer)
+    ):
         raise BadInput(
             f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
-            "(batch, height, width, channel) and integer labels (batch,)"
+            "(batch, height, width, channel), one or more, and integer labels (batch,)"
         )
+    _check_labels(net, images, labels)
     net = stack.stack_units(net, math.prod(images.shape[:3]))
     graph, params, rest = nets.split(net)
     points = nets.points_of(net, images.shape[1:], images.dtype)
     spec = ReadingSpec.of(points, nets.weighted_layers(params))
     return Reading(0, spec, _read(graph, points, params, rest, images, labels))
+
+
+def _check_labels(net: nnx.Module, images: jax.Array, labels: jax.Array) -> None:
+    """Raises `BadInput` where the net does not take the images, or a label is none of its classes."""
+    graph, params, rest = nets.split(net)
+    try:
+        logits, _ = jax.eval_shape(functools.partial(nets.apply, graph, train=False), params, rest, images)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"images {images.shape} do not fit the net: {reason}") from error
+    classes = logits.shape[-1]
+    if ((labels < 0) | (labels >= classes)).any():
+        low, high = int(labels.min()), int(labels.max())
+        raise BadInput(f"labels from {low} to {high} are not legal: the net has the classes 0 to {classes - 1}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,0 +1,85 @@
+"""The processes that a command is: signals, streams that are closed or full, and what is in the current directory."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import TINY, compile_once  # noqa: F401
+
+import gradflow as gf
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses /dev/full and signals")
+COMMAND = [sys.executable, "-P", "-m", "gradflow"]
+SWEEP = ["sweep", "--net", "plain", *TINY, "--steps", "2", "--evaluations", "0", "--workers", "1"]
+
+
+def test_a_signal_at_any_moment_of_the_start_is_one_line_and_exit_code_130():
+    delays = random.Random(0)
+    for number in (signal.SIGINT, signal.SIGTERM) * 4:
+        words = [*COMMAND, "describe", "residual", "--depth", "110"]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(delays.uniform(0.2, 1.2))  # Python's own start takes less
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (130, "gradflow: stopped; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", ">&-", ">&- 2>&-", "<&-"])
+def test_a_sweep_whose_streams_are_closed_or_full_is_published(tmp_path, streams):
+    command = " ".join([*COMMAND, *SWEEP, "--results", str(tmp_path), streams])
+    assert subprocess.run(command, shell=True, timeout=300, capture_output=True).returncode == 0
+    assert set(gf.load(tmp_path / "sweep").status) == {"done"}
+
+
+def test_a_worker_ends_with_half_a_job_line():
+    worker = subprocess.Popen([*COMMAND, "worker", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    worker.communicate(b'{"run": "x", "sett', timeout=60)
+    assert worker.returncode == 0
+
+
+def test_what_lies_in_the_current_directory_is_not_imported(tmp_path):
+    """By no process that gradflow starts; its own start is up to the user's Python."""
+    for name in ("json.py", "gradflow/__init__.py", "gradflow/__main__.py", "numpy.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("from pathlib import Path; Path(__file__ + '.ran').touch(); raise SystemExit(9)")
+    done = subprocess.run(
+        [*COMMAND, *SWEEP, "--results", "results"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*.ran"))
+
+
+def test_a_users_net_that_prints_and_reads_does_not_disturb_its_worker(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import sys\nfrom gradflow.nets.mlp import mlp\nprint('{\"event\": \"done\"}')\nprint('x', file=sys.stderr)\n"
+        "def build(*, classes, channels, seed, image, depth: int = 2):\n"
+        "    print('building')\n    sys.stdin.read(0)\n"
+        "    return mlp(classes=classes, channels=channels, seed=seed, image=image, depth=depth, width=4)\n"
+    )
+    words = ["sweep", "--net", "mine.py:build", "--steps", "2", "--workers", "1", "--results", "results"]
+    done = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    status = next(tmp_path.glob("results/sweep/runs/*/status.json"))
+    assert json.loads(status.read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(0)", "exit()", "f = lambda: f()\nf()"])
+@pytest.mark.parametrize("place", ["", "def runs(preset, **overrides):\n    "])
+def test_a_users_experiment_that_exits_is_one_line(tmp_path, ending, place):
+    path = Path(tmp_path / "mine.py")
+    rest = "def verdict(table): ...\ndef figure(table, verdict): ...\n"
+    path.write_text(f"{rest}{place}{ending.replace(chr(10), chr(10) + '    ' * bool(place))}\n")
+    from command_line import call
+
+    result = call("run", path, "--results", tmp_path / "results")
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    assert "line " in result.err
+    assert "mine.py" in result.err
+    assert os.listdir(tmp_path) == ["mine.py"]

@@ -1,0 +1,114 @@
+"""Every number has a range: what is beyond it is refused in one line and at once, before anything is built of it."""
+
+import math
+import time
+
+import jax.numpy as jnp
+import pytest
+from command_line import call
+
+import gradflow as gf
+from gradflow import ranges
+from gradflow.errors import BadInput
+
+TRILLION = 10**12
+
+
+@pytest.mark.parametrize(("name", "ends"), ranges.RANGES.items(), ids=ranges.RANGES.keys())
+def test_both_ends_are_legal_and_what_is_beyond_is_not(name, ends):
+    for end, step in zip(ends, (-1, 1), strict=True):
+        if math.isfinite(end):
+            ranges.check(name, end)
+            with pytest.raises(BadInput, match=rf"{name} .* is not legal: it must be at (least|most) "):
+                ranges.check(name, end + step)
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(BadInput, match="it must be a finite number"):
+            ranges.check(name, value)
+
+
+def test_the_number_of_a_users_own_net_is_one_that_can_be_counted_with():
+    for value in (2**31, -(2**31), 10**400, math.nan):
+        with pytest.raises(BadInput) as error:
+            ranges.check("gain", value)
+        assert len(str(error.value)) < 120
+    for value in (None, True, 3, -0.5, "x", 1e300):
+        ranges.check("gain", value)
+
+
+SWEEP = ("sweep", "--net", "plain")
+CASES = [
+    (*SWEEP, "--depth", 10**9),
+    (*SWEEP, "--seeds", 10**9),
+    (*SWEEP, "--seeds", 99_999, "--learning-rate", 0.1, 0.2),
+    ("run", "depth_sweep", "--seeds", 10**9),
+    (*SWEEP, "--width", 2**62),
+    (*SWEEP, "--width", 10**30),
+    (*SWEEP, "--steps", 2**33),
+    (*SWEEP, "--batch", 10**10),
+    (*SWEEP, "--record", "9" * 5000),
+    (*SWEEP, "--learning-rate", "nan"),
+    (*SWEEP, "--weight-decay", "inf"),
+    (*SWEEP, "--momentum", -1),
+    (*SWEEP, "--image-size", 10**6),
+    (*SWEEP, "--checkpoint-seconds", "nan"),
+    (*SWEEP, "--checkpoint-seconds", -1),
+    ("run", "depth_sweep", "--checkpoint-seconds", "inf"),
+    ("describe", "plain", "--classes", TRILLION),
+    ("describe", "plain", "--channels", TRILLION),
+    ("describe", "plain", "--image", TRILLION),
+    ("describe", "plain", "--depth", 10**9),
+    ("describe", "plain", "--image", 0),
+]
+
+
+@pytest.mark.parametrize("words", CASES, ids=lambda words: " ".join(map(str, words))[:50])
+def test_a_number_beyond_its_range_is_one_line_at_once(words, tmp_path):
+    begun = time.monotonic()
+    result = call(*words, *([] if words[0] == "describe" else ["--results", tmp_path]))
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    assert "is not legal" in result.err
+    assert len(result.err) < 250
+    assert time.monotonic() - begun < 20  # these once hung for hours
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/abs", "", ".", "..", "a/b", "a\\b", "a\nb", "\x1b[31m", "x" * 256, "é" * 120]
+)
+def test_a_name_is_that_of_a_folder_in_the_results(name, tmp_path):
+    result = call(*SWEEP, "--results", tmp_path / "results", "--name", name)
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    assert "is not legal" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+NET = gf.nets.build("mlp", depth=2, width=4, classes=3, channels=1, seed=0, image=4)
+IMAGES = jnp.ones((2, 4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES, [-1, 0]),  # once read as the last class
+        (IMAGES, [0, 3]),
+        (IMAGES[:0], jnp.zeros(0, int)),
+        (jnp.ones((2, 4, 4, 2)), [0, 1]),
+        (jnp.ones((2, 8, 8, 1)), [0, 1]),
+        (IMAGES, [0]),
+    ],
+)
+def test_a_batch_that_does_not_fit_the_net_is_not_read(images, labels):
+    with pytest.raises(BadInput) as error:
+        gf.read(NET, images, jnp.asarray(labels))
+    assert "\n" not in str(error.value)
+
+
+def test_the_seeds_of_one_vmapped_step_may_be_an_iterator_and_are_each_given_once():
+    run = gf.Run(net="mlp", depth=2, width=4, batch=8, steps=1, evaluations=0)
+    (readings,) = gf.train_seeds(run, iter([0, 1]))
+    assert set(readings) == {0, 1}
+    for seeds in ([], [0, 0], [-1], [2**31]):
+        with pytest.raises(BadInput, match="seed"):
+            next(iter(gf.train_seeds(run, seeds)))
