@@ -215,7 +215,9 @@ def describe(
         layers: a row for each weighted layer.
     """
     from gradflow.commands import tabulate
+    from gradflow.training import platform
 
+    platform.check_devices()
     several = [name for name, value in settings.given.items() if len(value) > 1]
     if several:
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")

@@ -22,6 +22,7 @@ from gradflow.measure import Reading, spine
 from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
+from gradflow.training import platform
 
 _EVENT_SECONDS = 0.25  # at most one reading in this time becomes an event: a live view needs no more
 
@@ -75,6 +76,7 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
             if record.finished:  # by another command, since our parent looked
                 return {"event": record.status["state"]}
             _print_to(record.folder / "log.txt")
+            platform.check_devices()
             run = Run(**job["settings"])
             found = digest(run.data, run.label, run.validation)
             _check_unchanged(run, job, found)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -153,8 +154,40 @@ def shard_towers(mesh: Mesh, tree: Any) -> Any:
 
 
 def cores() -> int:
-    """The number of cores that this process may use: part of what fixes a result to the last bit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: part of what fixes a result to the last bit.
+
+    At most what a container's quota of processor time amounts to, rounded up.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, cpu_quota() or count)
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The cores that the control groups of this process allow, at least 1; None where they set no limit.
+
+    Linux, cgroup-v2.rst (`cpu.max` of the group and of all above it) and sched-bwc.rst (version 1).
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+        inside = root / group.strip("/")
+        for folder in (inside, *inside.parents):
+            if (folder / "cpu.max").is_file():
+                found.append((folder / "cpu.max").read_text().split())
+    with contextlib.suppress(OSError):
+        found.append([(root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")])
+    shares = [int(one) / int(period) for one, period in found if one.isdecimal() and period.isdecimal() and int(period)]
+    return max(1, math.ceil(min(shares))) if shares else None
+
+
+def check_devices() -> None:
+    """Raises `BadInput` where JAX has no device of the kind that the environment asks for."""
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError without a word, among others
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise BadInput(f"JAX finds no device ({reason}): JAX_PLATFORMS is {wanted!r}; legal here is cpu") from error
 
 
 def machine() -> dict[str, Any]:
