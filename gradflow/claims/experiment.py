@@ -6,7 +6,8 @@ those at the best learning rate, `further_runs(table, preset, **overrides)` says
 runs defines `measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from gradflow.errors import BadInput
 from gradflow.runs.settings import Run
 
 PRESETS = ("smoke", "default", "full")
+# What an experiment file may define, and with which arguments each is called.
+_PARTS = {"runs": ("preset",), "measure": ("preset", "folder"), "further_runs": ("table", "preset")}
+_PARTS |= {"verdict": ("table",), "figure": ("table", "verdict")}
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,53 @@ def load(name: str) -> Experiment:
     missing = ["runs"] * (runs is None and measure is None) + missing
     if missing:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
+    for part, arguments in _PARTS.items():
+        _check_callable(path, part, getattr(module, part, None), arguments)
     source = str(path) if own else name
     further = getattr(module, "further_runs", None)
-    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, further, module.verdict, module.figure)
+    verdict, figure = _verdict(path, module.verdict), _in_one_line(path, module.figure, "has no figures of this table")
+    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, further, verdict, figure)
+
+
+def _check_callable(path: Path, part: str, function: Any, arguments: Sequence[str]) -> None:
+    """Raises `BadInput`, before hours are spent, where a part that is there cannot be called as it will be."""
+    try:
+        if function is not None:
+            inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        wanted = ", ".join(arguments)
+        raise BadInput(f"{path}: {part} is no function of ({wanted}): {error}") from error
+
+
+def _in_one_line(path: Path, function: Callable[..., Any], otherwise: str) -> Callable[..., Any]:
+    def called(*arguments: Any) -> Any:
+        with user_code.in_one_line(path, otherwise):
+            return function(*arguments)
+
+    return called
+
+
+def _verdict(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame], Verdict]:
+    called = _in_one_line(path, function, "has no verdict of this table")
+
+    def verdict(table: pd.DataFrame) -> Verdict:
+        found = called(table)
+        if not isinstance(found, Verdict):
+            raise BadInput(f"{path}: verdict must return a gradflow.Verdict, not {type(found).__name__}")
+        return found
+
+    return verdict
+
+
+def _checked_runs(experiment: Experiment, part: str, found: Any) -> list[Run]:
+    """What `runs` or `further_runs` returned, as a list. Raises `BadInput` for anything but runs."""
+    runs = [*found] if isinstance(found, Iterable) else [found]
+    for run in runs:
+        if not isinstance(run, Run):
+            raise BadInput(
+                f"{experiment.source}: {part} must return a list of gradflow.Run, not of {type(run).__name__}"
+            )
+    return runs
 
 
 def idea(path: Path) -> str:
@@ -79,7 +127,10 @@ def make_runs(
     with user_code.in_one_line(
         experiment.source, f"has no runs for preset {preset!r} with {given or 'its own settings'}"
     ):
-        return experiment.runs(preset, **given)
+        runs = _checked_runs(experiment, "runs", experiment.runs(preset, **given))
+    if not runs:
+        raise BadInput(f"{experiment.source}: runs returned none for preset {preset!r}: an experiment has one or more")
+    return runs
 
 
 def make_further_runs(
@@ -90,7 +141,7 @@ def make_further_runs(
         return []
     given = _given(overrides, seeds)
     with user_code.in_one_line(experiment.source, f"has no further runs for preset {preset!r}"):
-        return experiment.further_runs(table, preset, **given)
+        return _checked_runs(experiment, "further_runs", experiment.further_runs(table, preset, **given))
 
 
 def measured(
@@ -102,7 +153,10 @@ def measured(
     with user_code.in_one_line(
         experiment.source, f"cannot measure preset {preset!r} with {given or 'its own settings'}"
     ):
-        return experiment.measure(preset, folder, **given)
+        tables = experiment.measure(preset, folder, **given)
+        if not (isinstance(tables, tuple) and [*map(type, tables)] == [pd.DataFrame] * 2):
+            raise BadInput(f"{experiment.source}: measure must return two tables, (runs, readings)")
+        return tables
 
 
 def _given(overrides: Mapping[str, Sequence[Any]], seeds: int | None) -> dict[str, Any]:

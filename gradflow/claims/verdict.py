@@ -1,6 +1,7 @@
 """A claim judged by a measurement: where the interval of a statistic over seeds lies."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -96,7 +97,11 @@ class Verdict:
     judged: bool = True  # not where the runs were too short and few to be about any claim
 
     def __post_init__(self):
-        among = _holm(self.findings) if self.judged else tuple(map(_not_judged, self.findings))
+        wrong = [one for one in (*self.findings,) if not isinstance(one, Finding)]
+        if wrong or not isinstance(self.title, str) or not isinstance(self.facts, Mapping):
+            raise BadInput("a verdict is a title, findings that `judge` returned, and facts, a dictionary")
+        object.__setattr__(self, "facts", {str(name): _plain(value) for name, value in self.facts.items()})
+        among = _holm(tuple(self.findings)) if self.judged else tuple(map(_not_judged, self.findings))
         object.__setattr__(self, "findings", among)
 
     @property
@@ -189,6 +194,19 @@ def _holm(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
         else replace(finding, outcome=INCONCLUSIVE, would_decide=why)
         for place, finding in enumerate(findings)
     )
+
+
+def _plain(value: Any) -> Any:
+    """A fact as JSON can hold it: numbers of NumPy as Python's. Raises `BadInput` for what is none."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise BadInput(f"a fact of a verdict is a {type(value).__name__}: legal are numbers, text, lists, dictionaries")
+    return value
 
 
 def _not_judged(finding: Finding) -> Finding:
