@@ -19,8 +19,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0, math.inf),
     "momentum": (0, math.inf),
     "weight_decay": (0, math.inf),
-    "depth": (1, 10_000),
-    "width": (1, 65_536),
+    "depth": (-INTEGER, 10_000),  # the least is each net's to say
+    "width": (-INTEGER, 65_536),
     # What is no setting of a run
     "seeds": (1, 100_000),
     "runs": (1, 100_000),
@@ -43,7 +43,8 @@ def check(name: str, value: object) -> None:
         rest = f", {least:g} or more" if math.isfinite(least) else ""
         raise BadInput(f"{name} {value} is not legal: it must be a finite number{rest}")
     if not least <= value <= most:
-        end = f"at least {least:g}" if value < least else f"at most {most:,.0f}"
+        low = f"{least:g} or more" if isinstance(value, float) else f"at least {least:g}"
+        end = low if value < least else f"at most {most:,.0f}"
         raise BadInput(f"{name} {_short(value)} is not legal: it must be {end}")
 
 

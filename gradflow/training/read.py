@@ -30,7 +30,7 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
     ):
         raise BadInput(
             f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
-            "(batch, height, width, channel), one or more, and integer labels (batch,)"
+            "(batch, height, width, channel) and integer labels (batch,), one or more"
         )
     _check_labels(net, images, labels)
     net = stack.stack_units(net, math.prod(images.shape[:3]))

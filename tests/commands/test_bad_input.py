@@ -241,7 +241,7 @@ BROKEN = {
     ),
     "lacks verdict": (MINE.replace("def verdict", "def opinion"), "lacks verdict", "runs, verdict and figure"),
     "lacks all": ('"""Nothing."""\n', "lacks runs, verdict, figure"),
-    "has no such runs": (MINE.replace("**overrides", "colour"), "has no runs", "'default'", "TypeError"),
+    "has no such runs": (MINE.replace("**overrides", "colour"), "runs is no function of (preset)", "'colour'"),
     "has illegal runs": (MINE.replace("(8,)", "(9,)"), "depth 9", "even"),
     "asks for what is not there": (
         MINE.replace('"""My', "x = 1 / 0\n'''My").replace('idea."""', "idea.'''"),

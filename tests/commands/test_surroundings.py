@@ -123,7 +123,7 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
         "import pandas\n\ndef measure(preset, folder, **overrides):\n"
         "    return pandas.read_csv('published/runs.csv'), pandas.read_parquet('published/readings.parquet')\n"
     )
-    Path("mine.py").write_text(MINE.replace("def runs", "def further_runs") + measures)
+    Path("mine.py").write_text(MINE.replace("def runs", "def other_runs") + measures)
     made = call("run", "mine.py", "--results", "x:y")
     assert made.code == 0, made
     assert "x:y/mine" in made.out

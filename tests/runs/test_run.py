@@ -190,7 +190,7 @@ ILLEGAL = [
     ({"record": 3}, "must be str"),
     ({"evaluations": -1}, "at least 0"),
     ({"seed": -1}, "at least 0"),
-    ({"seed": 2**31}, "below"),
+    ({"seed": 2**31}, "at most 2,147,483,647"),
     ({"seed": 0.5}, "must be int"),
 ]
 

@@ -99,7 +99,7 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
         16,
         "--width",
         4,
-        200_000,
+        65_000,
         "--steps",
         2,
         "--evaluations",
@@ -111,7 +111,7 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
     lines = [line for line in result.err.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 1
     label, log = lines[0].split(": ")[1], Path(lines[0].rpartition("; see ")[2])
-    assert label == "width 200000"  # what tells it from the other
+    assert label == "width 65000"  # what tells it from the other
     assert "Traceback" in log.read_text()
     name = log.parent.name
     states = {run: status["state"] for run, status in statuses(tmp_path / "sweep").items()}
