@@ -183,10 +183,9 @@ def figure(table, verdict):
     return {figure}
 '''
 CLAIM = 'CLAIM = gf.Claim(text="t", source="s", paper="p", statistic="x", side=">")'
-TABLES = (
-    "(pd.DataFrame({'run': ['a'], 'net': ['n'], 'seed': [0], 'steps': [1]}), pd.DataFrame({'run': ['a'], 'step': [1]"
-)
-TABLES += ", 'layer': [''], 'position': [-1], 'quantity': ['loss'], 'value': [1.0]}))"
+TABLES = "(pd.DataFrame({'run': ['a'], 'net': ['n'], 'seed': [0], 'steps': [1], 'status': ['done']}),"
+TABLES += " pd.DataFrame({'run': ['a'], 'step': [1], 'layer': [''], 'position': [-1], 'quantity': ['loss'],"
+TABLES += " 'value': [1.0]}))"
 FINDING = "gf.judge(CLAIM, {0: 1.0, 1: 2.0, 2: np.float32(3)}, 1)"
 FACTS = ("{}", "{'a': np.float64(1)}", "{'a': np.arange(3)}", "{1: 2}", "{'a': float('nan')}", "{'a': object()}", "[1]")
 ODD = (

@@ -17,7 +17,9 @@ import pandas as pd
 from gradflow import ranges, user_code
 from gradflow.claims.verdict import Verdict
 from gradflow.errors import BadInput
+from gradflow.runs.record import READINGS
 from gradflow.runs.settings import Run
+from gradflow.runs.table import NEEDED
 
 PRESETS = ("smoke", "default", "full")
 # What an experiment file may define, and with which arguments each is called.
@@ -156,6 +158,9 @@ def measured(
         tables = experiment.measure(preset, folder, **given)
         if not (isinstance(tables, tuple) and [*map(type, tables)] == [pd.DataFrame] * 2):
             raise BadInput(f"{experiment.source}: measure must return two tables, (runs, readings)")
+        for columns, one in ((NEEDED, tables[0]), (("run", *READINGS.names), tables[1])):
+            if missing := [name for name in columns if name not in one]:
+                raise BadInput(f"{experiment.source}: a table that measure returns lacks the column {missing[0]!r}")
         return tables
 
 

@@ -119,9 +119,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """What `verdict.json` holds."""
-        return {"outcome": self.outcome, "title": self.title, "facts": self.facts} | {
-            "findings": [asdict(finding) for finding in self.findings]
-        }
+        said = {"outcome": self.outcome, "title": self.title, "facts": self.facts}
+        return _plain(said | {"findings": [asdict(finding) for finding in self.findings]})
 
 
 def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:

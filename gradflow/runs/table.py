@@ -15,6 +15,7 @@ from gradflow.errors import BadInput
 from gradflow.runs import files
 from gradflow.runs.record import NAME, READINGS, Record, read_parquet
 
+NEEDED = ("run", "seed", "status")  # of every table of runs, beside what settings there are
 _NEXT = ".runs.csv.next"
 _PUBLISH_SECONDS = 600
 
@@ -123,8 +124,8 @@ def _runs_of(results: Path, digest: str) -> pd.DataFrame:
 def _checked_runs(content: bytes, path: Path) -> pd.DataFrame:
     try:
         runs = _read_runs(io.BytesIO(content))
-        if "run" not in runs:
-            raise ValueError("it has no column 'run'")
+        if missing := [name for name in NEEDED if name not in runs]:
+            raise ValueError(f"it has no column {missing[0]!r}")
         if bool(runs["run"].isna().any()) or bool(runs["run"].duplicated().any()):
             raise ValueError("a run without a name, or twice")
         if common := sorted({*runs} & {*READINGS.names}):

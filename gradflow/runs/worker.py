@@ -37,6 +37,8 @@ def work(cores: str) -> None:
         os.sched_setaffinity(0, {available[int(core)] for core in cores.split(",")})  # before JAX counts them
     parent = os.fdopen(os.dup(1), "w")  # it reads this; what anything else prints goes to the log of its run
     os.dup2(2, 1)
+    orders = os.fdopen(os.dup(0), encoding="utf-8")  # a user's net that reads standard input finds nothing there
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     stopped = False
 
@@ -49,7 +51,7 @@ def work(cores: str) -> None:
 
     def listen() -> None:
         with contextlib.suppress(ValueError):  # half a line: the parent died while it wrote
-            for line in sys.stdin:
+            for line in orders:
                 jobs.put(json.loads(line))
         os._exit(0)
 
@@ -88,7 +90,10 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
             return {"event": execute(run, record, **how, note=note)}
     except BadInput as error:
         return {"event": "bad", "reason": str(error)}
-    except Exception as error:  # the sweep goes on with the other runs, and says at the end which failed and why
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the sweep goes on with the other runs, and says at the end which failed and why
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return {"event": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}

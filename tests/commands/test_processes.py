@@ -59,7 +59,7 @@ def test_a_users_net_that_prints_and_reads_does_not_disturb_its_worker(tmp_path)
     (tmp_path / "mine.py").write_text(
         "import sys\nfrom gradflow.nets.mlp import mlp\nprint('{\"event\": \"done\"}')\nprint('x', file=sys.stderr)\n"
         "def build(*, classes, channels, seed, image, depth: int = 2):\n"
-        "    print('building')\n    sys.stdin.read(0)\n"
+        "    print('building')\n    assert not sys.stdin.read()\n"
         "    return mlp(classes=classes, channels=channels, seed=seed, image=image, depth=depth, width=4)\n"
     )
     words = ["sweep", "--net", "mine.py:build", "--steps", "2", "--workers", "1", "--results", "results"]
@@ -83,3 +83,62 @@ def test_a_users_experiment_that_exits_is_one_line(tmp_path, ending, place):
     assert "line " in result.err
     assert "mine.py" in result.err
     assert os.listdir(tmp_path) == ["mine.py"]
+
+
+MINE = """import gradflow as gf, numpy as np, pandas as pd
+CLAIM = gf.Claim(text="t", source="s", paper="p", statistic="x", side=">", than=np.float32(1), seeds=np.int64(3))
+RUNS = pd.DataFrame({"run": ["a"], "net": ["n"], "seed": [0], "steps": [1], "status": ["done"]})
+READINGS = pd.DataFrame(
+    {"run": ["a"], "step": [1], "layer": [""], "position": [-1], "quantity": ["loss"], "value": [1.0]}
+)
+def measure(preset, folder, **overrides):
+    return RUNS, READINGS
+def verdict(table):
+    numbers = {np.int64(0): np.float32(1), np.int64(1): np.nan}
+    return gf.Verdict("t", (gf.judge(CLAIM, numbers, 1),), {"a": np.arange(2), 3: np.nan})
+def figure(table, verdict):
+    return {}
+"""
+
+
+def run_mine(folder: Path, old: str = "", new: str = ""):
+    from command_line import call
+
+    (folder / "mine.py").write_text(MINE.replace(old, new) if old else MINE)
+    return call("run", folder / "mine.py", "--results", folder / "results")
+
+
+def test_numbers_of_numpy_in_a_verdict_are_numbers(tmp_path):
+    assert run_mine(tmp_path).code == 0
+    said = json.loads((tmp_path / "results" / "mine" / "verdict.json").read_text())
+    assert said["facts"] == {"a": [0, 1], "3": None}
+    assert said["findings"][0]["missing"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return RUNS, READINGS", "return None", "measure must return two tables"),
+        ("return RUNS, READINGS", "return RUNS.drop(columns='status'), READINGS", "lacks the column 'status'"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.drop(columns='step')", "lacks the column 'step'"),
+        ("def measure(preset, folder, **overrides):\n    return RUNS, READINGS", "def runs(preset): return []", "none"),
+        (
+            "def measure(preset, folder, **overrides):\n    return RUNS, READINGS",
+            "def runs(preset): return [3]",
+            "not of",
+        ),
+        ("def verdict(table)", "def verdict()", "verdict is no function of (table)"),
+        ("def figure(table, verdict)", "def figure(table)", "figure is no function of (table, verdict)"),
+        ("return gf.Verdict(", "return (", "verdict must return a gradflow.Verdict"),
+        ("np.arange(2)", "object()", "a fact of a verdict is a object"),
+        ('return gf.Verdict("t"', "return gf.Verdict(3", "a verdict is a title"),
+        ("return {}", "return None", "figure must return"),
+        ("return {}", "1 / 0", "ZeroDivisionError: division by zero (line 13)"),
+    ],
+)
+def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, words):
+    assert old in MINE
+    result = run_mine(tmp_path, old, new)
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    assert words in result.err
