@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 # What Markdown, its tables, formulas and HTML give a meaning to; `_` has one only at the border of a word.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|\b_|_\b|^(?:[#+=-]|\d+(?=[.)]))")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|\b_|_\b|^(?:[#+=-]|\d+(?=[.)](?:\s|$)))")
 
 
 def plain(text: object) -> str:
