@@ -96,10 +96,17 @@ def _verdict(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame
     def verdict(table: pd.DataFrame) -> Verdict:
         found = called(table)
         if not isinstance(found, Verdict):
-            raise BadInput(f"{path}: verdict must return a gradflow.Verdict, not {type(found).__name__}")
+            raise BadInput(
+                f"{path}: verdict must return a gradflow.Verdict, not {type(found).__name__} (line {_line(function)})"
+            )
         return found
 
     return verdict
+
+
+def _line(function: Any) -> int:
+    """Where in its file a function begins; 0 for what is none of Python's."""
+    return getattr(getattr(function, "__code__", None), "co_firstlineno", 0)
 
 
 def _checked_runs(experiment: Experiment, part: str, found: Any) -> list[Run]:

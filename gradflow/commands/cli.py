@@ -21,13 +21,13 @@ def main() -> None:
     """
     _prepare()
     arguments = sys.argv[1:] or ["--help"]
-    if arguments == ["--version"]:
-        print(f"gradflow {metadata.version('gradflow')}")
-        sys.exit(0)
     if sys.argv[1:2] and sys.argv[1] in HIDDEN:
         sys.exit(HIDDEN[sys.argv[1]](*sys.argv[2:3]))
     try:
         try:
+            if arguments == ["--version"]:
+                print(f"gradflow {metadata.version('gradflow')}")
+                sys.exit(0)
             _check_text(arguments)
             sys.exit(parse(VERBS, arguments)())
         except BadInput as error:

@@ -1,12 +1,12 @@
 """A figure to a file."""
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from gradflow.errors import BadInput, choose
 from gradflow.figures import drawing, layout
+from gradflow.runs import files
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -16,18 +16,13 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = Path(path)
     kind = choose("figure format", path.suffix.lower().lstrip("."), ("svg", "png"))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with drawing.styled():
+        with files.replacing(path) as part, drawing.styled():
             drawing.make_visible(figure)
             layout.settle(figure)
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(part, format=kind, transparent=True, dpi=160, metadata=metadata)
-        os.replace(part, path)
-    except (OSError, ValueError) as error:  # also a formula that is none, in a figure of the user's own
-        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-        raise BadInput(f"cannot write the figure {path}: {reason}") from error
-    finally:
-        if part.is_file():
-            part.unlink()
+    except BadInput:
+        raise
+    except ValueError as error:  # a formula that is none, in a figure of the user's own
+        raise BadInput(f"cannot write the figure {path}: {str(error).strip().partition(chr(10))[0]}") from error

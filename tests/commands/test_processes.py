@@ -21,6 +21,9 @@ SWEEP = ["sweep", "--net", "plain", *TINY, "--steps", "2", "--evaluations", "0",
 
 def test_a_signal_at_any_moment_of_the_start_is_one_line_and_exit_code_130():
     delays = random.Random(0)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would hand down that it is ignored
     for number in (signal.SIGINT, signal.SIGTERM) * 4:
         words = [*COMMAND, "describe", "residual", "--depth", "110"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
