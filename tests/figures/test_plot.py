@@ -338,7 +338,7 @@ def test_save_writes_png_and_refuses_what_it_cannot_write(table, tmp_path):
     with pytest.raises(BadInput, match="choose one of svg, png"):
         plot.save(figure, tmp_path / "figure.gif")
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="cannot write .*figure.svg"):
+    with pytest.raises(BadInput, match=r"cannot write .*figure\.svg"):
         plot.save(figure, tmp_path / "file" / "figure.svg")
 
 
