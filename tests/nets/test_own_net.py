@@ -121,7 +121,7 @@ def test_it_is_swept_plotted_and_not_run_twice(file, tmp_path):
     assert set(frame.hidden) == {2}
     assert "depth" not in frame
     assert frame.groupby(["gain", "seed"]).run.nunique().to_list() == [1, 1, 1, 1]
-    assert {path.name.rpartition("-")[0] for path in (folder / "runs").iterdir()} == {
+    assert {path.name.rpartition("-")[0] for path in (folder / "runs").glob("build*")} == {
         f"build{gain}-steps=4-batch=16-seed{seed}" for gain in ("-gain=0.5", "-gain=2.0") for seed in (0, 1)
     }
     for gain in (0.5, 2.0):
