@@ -86,14 +86,11 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
             sys.argv = job["command"]
             watch = _watch(run, lambda **reading: _send(parent, job, "reading", **reading))
             how = {"checkpoint_seconds": job["checkpoint_seconds"], "stop": stop, "watch": watch, "digest": found}
-            note = lambda text: _send(parent, job, "note", text=text)  # noqa: E731
-            return {"event": execute(run, record, **how, note=note)}
+            return {"event": execute(run, record, **how, note=lambda text: _send(parent, job, "note", text=text))}
     except BadInput as error:
         return {"event": "bad", "reason": str(error)}
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the sweep goes on with the other runs, and says at the end which failed and why
+    except (Exception, SystemExit) as error:
+        # The sweep goes on with the other runs, and says at the end which failed and why.
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return {"event": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}

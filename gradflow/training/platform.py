@@ -176,7 +176,11 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
                 found.append((folder / "cpu.max").read_text().split())
     with contextlib.suppress(OSError):
         found.append([(root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")])
-    shares = [int(one) / int(period) for one, period in found if one.isdecimal() and period.isdecimal() and int(period)]
+    shares = [
+        int(one) / int(period)
+        for one, period in (pair for pair in found if len(pair) == 2)
+        if one.isdecimal() and period.isdecimal() and int(period)
+    ]
     return max(1, math.ceil(min(shares))) if shares else None
 
 
