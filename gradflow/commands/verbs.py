@@ -1,17 +1,14 @@
 """What each verb of the command line does. JAX is imported only inside a verb, so that `--help` answers at once."""
 
-import contextlib
-import shlex
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from gradflow import ranges
+from gradflow.commands import recording
 from gradflow.commands.arguments import Choices, NetChoices
 from gradflow.errors import BadInput
 from gradflow.plain_text import plain
@@ -19,7 +16,6 @@ from gradflow.plain_text import plain
 if TYPE_CHECKING:
     from gradflow.claims.experiment import Experiment
     from gradflow.reports.report import Judged
-    from gradflow.runs.sweep import Records
 
 # None is whatever the hint says: what stands in the help in the place of it.
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
@@ -90,15 +86,15 @@ def run(
         tables, made = _measure(chosen, preset, folder, settings.given, seeds)
     else:
         records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
-        failed = _execute(records, workers, checkpoint_seconds)
+        failed = recording.execute(records, workers, checkpoint_seconds)
         if failed == len(records):
             return EXIT_RUN_FAILED
         first = table.join(*sweep.collect(records))
         if more := experiments.make_further_runs(chosen, first, preset, settings.given, seeds):
             further = sweep.records(more, folder)
-            failed += _execute(further, workers, checkpoint_seconds)
+            failed += recording.execute(further, workers, checkpoint_seconds)
             records = {**records, **further}
-        tables, made = sweep.collect(records), _provenance(records)
+        tables, made = sweep.collect(records), recording.provenance(records)
     with table.publishing(folder):
         table.publish(folder, *tables)
         verdict = report.write(folder, table.load(folder), chosen, made, judged=not smoke)
@@ -135,7 +131,7 @@ def sweep(
     ranges.check("checkpoint_seconds", checkpoint_seconds)
     folder = _absolute(results / name)
     records = sweeps.records(grids.grid(seeds, **settings.given), folder)
-    failed = _execute(records, workers, checkpoint_seconds)
+    failed = recording.execute(records, workers, checkpoint_seconds)
     if failed == len(records):
         return EXIT_RUN_FAILED
     with table.publishing(folder):
@@ -297,34 +293,6 @@ def _experiment(results: Path, judged: "Judged | None", named: str | None) -> "E
     return experiment.load(name if named is None else named)
 
 
-def _execute(records: "Records", workers: int | None, checkpoint_seconds: float) -> int:
-    """Runs what is not finished, shows how far it is, and returns how many runs failed."""
-    from gradflow.reports.live import View
-    from gradflow.runs import sweep, variation
-
-    labels = dict(zip(records, variation.labels([run.settings for run, _ in records.values()]), strict=True))
-    finished = sum(record.finished for _, record in records.values())
-    with _stoppable(), View(len(records), finished, labels) as view:
-        failures = sweep.execute(records, workers=workers, checkpoint_seconds=checkpoint_seconds, watch=view)
-    for name, reason in failures.items():
-        line = f"failed: {labels[name]}: {reason}; see {records[name][1].folder / 'log.txt'}"
-        with contextlib.suppress(OSError):  # standard error may be full: what was recorded is published all the same
-            print(plain(line), file=sys.stderr)
-    return len(failures)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """A signal to stop becomes a KeyboardInterrupt: the workers write a checkpoint. Elsewhere it ends the process."""
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
     from gradflow.claims import experiment
     from gradflow.reports import report
@@ -332,19 +300,7 @@ def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any]
 
     begun = time.monotonic()
     tables = experiment.measured(chosen, preset, folder, settings, seeds)
-    return tables, report.provenance(_command(), time.monotonic() - begun, platform.machine())
-
-
-def _command() -> str:
-    return shlex.join(["gradflow", *sys.argv[1:]])
-
-
-def _provenance(records: "Records") -> dict[str, Any]:
-    from gradflow.reports import report
-
-    machine = next((record.config["machine"] for _, record in records.values() if record.config), {})
-    seconds = sum(record.status.get("seconds", 0) for _, record in records.values())
-    return report.provenance(_command(), seconds, machine)
+    return tables, report.provenance(recording.command(), time.monotonic() - begun, platform.machine())
 
 
 VERBS = {
