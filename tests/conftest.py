@@ -18,10 +18,11 @@ os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
-# Each takes seven seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
+# Each takes five seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
 # beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
-    # The smoke runs of seven experiments; those of the other four are not slow.
+    # The smoke runs of all experiments but two: `arithmetic` and `spatial` go the same way through runs, verdict and
+    # figures. (The tables that are committed are judged and drawn by faster tests, of every experiment.)
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -29,19 +30,45 @@ SLOW = (
             "test_verdict_and_figures_are_functions_of_the_table_alone",
             "test_plot_redraws_the_same_bytes",
         )
-        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead")
+        for name in (
+            "depth_sweep",
+            "degradation",
+            "border",
+            "inception",
+            "lineage",
+            "alexnet_ingredients",
+            "design_rules",
+            "vgg_depth",
+            "nin_head",
+            "overhead",
+        )
+    ),
+    *(  # of the smoke runs of depth_sweep and degradation
+        f"experiments/test_experiments.py::{test}"
+        for test in (
+            "test_the_table_holds_twins_and_seeds",
+            "test_runs_that_are_missing_leave_a_verdict_open",
+            "test_a_diverged_run_is_an_outcome",
+        )
     ),
     "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",
     "runs/test_resume.py::test_stopped_again_and_again_by_signals",
+    "runs/test_resume.py::test_a_broken_checkpoint_does_not_stop_a_resume",
+    "runs/test_resume.py::test_a_full_disk_is_one_line_and_loses_nothing",
+    "runs/test_resume.py::test_a_record_of_another_machine_is_begun_anew",
     "runs/test_store.py::test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command",
     "commands/test_processes.py::test_a_sweep_whose_streams_are_closed_or_full_is_published",
+    "commands/test_processes.py::test_a_signal_at_any_moment_of_the_start_is_one_line_and_exit_code_130",
     "commands/test_processes.py::test_what_lies_in_the_current_directory_is_not_imported",
     "commands/test_processes.py::test_a_users_net_that_prints_and_reads_does_not_disturb_its_worker",
     "runs/test_store.py::test_two_commands_that_publish_one_folder_leave_the_tables_of_one_of_them",
     "nets/test_alexnet.py::test_one_step_of_the_net_of_the_paper_in_its_own_size",
+    "test_hooks.py::test_a_batch_on_eight_devices_reads_what_it_reads_on_one",
+    "test_readme.py::test_the_own_net_of_the_readme_is_swept_by_the_command_beside_it",
     "nets/test_stack.py::test_scanned_and_unrolled_units_agree[batch-",
+    "nets/test_stack.py::test_scanned_and_unrolled_units_agree[none-residual",
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
     "nets/test_nets.py::test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax",
     "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
