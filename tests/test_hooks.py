@@ -28,6 +28,7 @@ NETS = {
     "residual, shortcut B": ("residual", {"shortcut": "B"}),
     "residual, shortcut C": ("residual", {"shortcut": "C"}),
     "residual, pre-activation": ("residual", {"order": "pre"}),
+    "residual, scaled shortcuts": ("residual", {"shortcut_scale": 0.5}),
 }
 
 

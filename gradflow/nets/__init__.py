@@ -1,7 +1,15 @@
 """What is trained: how a net is built by name, counted, and called as a pure function."""
 
 from gradflow.nets.build import NETS, abstract, build, complete, identity, settings, takes_image
-from gradflow.nets.functional import apply, count_parameters, multiply_adds, points_of, split, weighted_layers
+from gradflow.nets.functional import (
+    apply,
+    count_parameters,
+    multiply_adds,
+    points_of,
+    split,
+    structure,
+    weighted_layers,
+)
 
 __all__ = [
     "NETS",
@@ -15,6 +23,7 @@ __all__ = [
     "points_of",
     "settings",
     "split",
+    "structure",
     "takes_image",
     "weighted_layers",
 ]

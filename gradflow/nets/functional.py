@@ -24,6 +24,13 @@ def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]
     return graph, _plain(params), _plain(rest)
 
 
+def structure(net: nnx.Module) -> tuple[Any, ...]:
+    """What a program that is compiled for a net depends on, hashable: all but the values of its arrays."""
+    graph, *trees = split(net)
+    leaves, tree = jax.tree.flatten(trees)
+    return graph, tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
 def apply(graph, params, rest, images: jax.Array, hook: Hook = no_hook, train: bool = True) -> tuple[Any, Any]:
     """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
 

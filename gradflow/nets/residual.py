@@ -31,6 +31,7 @@ IMAGENET = {
     152: ((3, 8, 36, 3), True),
 }
 EXPANSION = 4  # a bottleneck's output is this many times wider than its middle
+LEAST_SCALE = 1e-6  # of a shortcut; 1 over that is the most
 HIDDEN = 4  # hidden fully connected layers are this many times wider than the maps before them
 
 
@@ -60,15 +61,21 @@ def subsample(x: Maps, channels: int, stride: int) -> Maps:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
+class Factor(nnx.Variable):
+    """A number that scales a shortcut: not trained, and an input of the program, so that one serves all."""
+
+
 class Unit(nnx.Module):
     """`y = f(h(x) + F(x))`. In order `post` (He 2015) a layer is convolution, norm, activation, and f is the
     activation; in order `pre` (He 2016, arXiv:1603.05027, figure 4e) it is norm, activation, convolution, and f is the
     identity. There the shortcut starts from x itself, as in equation 2, also where the shape changes; the authors' code
-    lets the first norm and activation of such a unit stand before both paths.
+    lets the first norm and activation of such a unit stand before both paths. With a `scale` h(x) is multiplied by that
+    (He 2016, equation 6).
     """
 
-    def __init__(self, channels_in, layers, shortcut: str | None, order: str, pooling: str, atoms: Atoms, rngs, side):
+    def __init__(self, channels_in, layers, shortcut, scale: float | None, order, pooling, atoms: Atoms, rngs, side):
         self.shortcut, self.order = shortcut, order
+        self.scale = None if scale is None else Factor(jnp.float32(scale))
         self.pools = pooling == "max" and layers[0][2] != 1
         if self.pools:  # the layer that strides elsewhere does not
             layers = [(kernel, channels, 1) for kernel, channels, _ in layers]
@@ -99,7 +106,9 @@ class Unit(nnx.Module):
         return self.activation(y) if self.order == "post" else y
 
     def identity(self, x: Maps, hook: Hook, name: str) -> Maps:
-        """The shortcut h: option A, or a 1x1 projection."""
+        """The shortcut h: option A, or a 1x1 projection; scaled, if it is."""
+        if self.scale is not None:
+            x = x * self.scale.get_value().astype(x.dtype)
         if self.projects:
             return hook(f"{name}/projection", self.projection_norm(self.projection(x)))
         return subsample(x, self.channels, self.stride)
@@ -124,7 +133,22 @@ class Net(nnx.Module):
     """
 
     def __init__(
-        self, depth, classes, channels, family, width, shortcut, order, pooling, head, dropout, widen, atoms, rngs, side
+        self,
+        depth,
+        classes,
+        channels,
+        family,
+        width,
+        shortcut,
+        scale,
+        order,
+        pooling,
+        head,
+        dropout,
+        widen,
+        atoms,
+        rngs,
+        side,
     ):
         units, bottleneck = stages(family, depth)
         self.imagenet, self.order, self.activation = family == "imagenet", order, atoms.activation
@@ -141,7 +165,7 @@ class Net(nnx.Module):
             for first in (True,) + (False,) * (count - 1):
                 name = f"block{len(names) + 1:0{digits}d}"
                 layers = _layers(widths[stage], 2 if first and stage else 1, bottleneck)
-                setattr(self, name, Unit(channels_in, layers, shortcut, order, pooling, atoms, rngs, side))
+                setattr(self, name, Unit(channels_in, layers, shortcut, scale, order, pooling, atoms, rngs, side))
                 names.append(name)
                 channels_in = layers[-1][1]
         self.units = tuple(names)
@@ -187,6 +211,7 @@ def residual(
     family: Literal["cifar", "imagenet"] = "cifar",
     width: int | None = None,
     shortcut: Literal["A", "B", "C"] | None = "A",
+    shortcut_scale: float | None = None,
     order: Literal["post", "pre"] = "post",
     normalisation: Normalisation = "batch",
     activation: Activation = "relu",
@@ -211,6 +236,7 @@ def residual(
         family: For small images (He 2015, section 4.2) or for those of ImageNet (table 1).
         width: Channels of the first stage; by default 16, in family imagenet 64.
         shortcut: Where the shape changes A pads with zeros and B projects; C projects in every unit (section 4.1).
+        shortcut_scale: The factor lambda of every shortcut, above 0 (He 2016, equation 6); None for none.
         order: Normalisation and activation after each convolution, or before it (He 2016, figure 4e).
         normalisation: After each convolution, or before it in order pre.
         activation: Of all layers but the last.
@@ -229,11 +255,17 @@ def residual(
     if dropout and head != "fc":
         raise BadInput(f"dropout {dropout} is not legal without hidden layers: it must be 0, or head 'fc'")
     at_least("width", width, 1)
+    if shortcut_scale is not None and not (shortcut and LEAST_SCALE <= shortcut_scale <= 1 / LEAST_SCALE):
+        legal = f"from {LEAST_SCALE:g} to {1 / LEAST_SCALE:g}, in a net with shortcuts"
+        raise BadInput(f"shortcut_scale {shortcut_scale} is not legal: it must be {legal}")
     width = WIDTHS[family] if width is None else width
     rules = {"pooling": pooling, "head": head, "dropout": dropout, "widen": widen}
     atoms = Atoms(normalisation, activation, initialisation, dtype, padding)
     rngs, side = streams(seed)
-    return Net(depth, classes, channels, family, width, shortcut, order, atoms=atoms, rngs=rngs, side=side, **rules)
+    shortcuts = {"shortcut": shortcut, "scale": shortcut_scale}
+    return Net(
+        depth, classes, channels, family, width, order=order, atoms=atoms, rngs=rngs, side=side, **shortcuts, **rules
+    )
 
 
-plain = functools.partial(residual, shortcut=None)
+plain = functools.partial(residual, shortcut=None, shortcut_scale=None)

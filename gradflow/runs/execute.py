@@ -51,20 +51,48 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
 def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
     """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
     dataset = load_dataset(run, data)
-    training = _training(run.program, nets.identity(run.net), dataset)
-    return training, training.start(build_net(run, dataset), run.seed)
+    net = build_net(run, dataset)
+    training = _training(run, net, dataset)
+    return training, training.start(net, run.seed)
 
 
-@functools.lru_cache(maxsize=1)  # by what the net and the data are: their names may mean others after a `chdir`
-def _training(run: Run, net: str, dataset: Dataset) -> Training:
-    return Training(
-        build_net(run, dataset),
-        dataset,
-        optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
-        batch=run.batch,
-        transforms=tuple(run.transforms.split("+")) if run.augment else (),
-        centre=run.centre,
-    )
+_KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
+
+
+def _training(run: Run, net: nnx.Module, dataset: Dataset) -> Training:
+    """The last training again where its programs serve this run: they are compiled once for nets of one structure.
+
+    What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it.
+    """
+    keys = [(kind, run.program, dataset) for kind in _kinds(run, net)]
+    found = next((_KEPT[key] for key in keys if key in _KEPT), None)
+    if found is None:
+        _KEPT.clear()
+        found = Training(
+            net,
+            dataset,
+            optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
+            batch=run.batch,
+            transforms=tuple(run.transforms.split("+")) if run.augment else (),
+            centre=run.centre,
+        )
+    _KEPT.update(dict.fromkeys(keys, found))
+    return found
+
+
+def _kinds(run: Run, net: nnx.Module) -> list[Any]:
+    """Two nets that have one of these in common are of one structure: what they are made from, and what they are.
+
+    The latter is not known of a user's own net with a list or a dict among its attributes, nor equal where a function
+    made in its constructor is.
+    """
+    # By what the net is: its name may mean another after a `chdir`.
+    made_from, structure = (nets.identity(run.net), run.net_settings), nets.structure(net)
+    try:
+        hash(structure)
+    except TypeError:
+        return [made_from]
+    return [made_from, structure]
 
 
 def _rates(run: Run) -> Callable[[int], float]:
@@ -93,8 +121,9 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
-    training = _training(run.program, nets.identity(run.net), dataset)
-    states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
+    built = [build_net(run.replace(seed=seed), dataset) for seed in seeds]
+    training = _training(run, built[0], dataset)
+    states = [training.start(net, seed) for net, seed in zip(built, seeds, strict=True)]
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 

@@ -125,9 +125,9 @@ class Run:
         return Run(**{**self.settings, **changes})
 
     @property
-    def program(self) -> "Run":
-        """The same run but for what its compiled step does not depend on: runs of one program are compiled once."""
-        return self.replace(**{name: own_settings()[name].default for name in NOT_COMPILED})
+    def program(self) -> tuple[Any, ...]:
+        """What the compiled step depends on besides net and data: runs that share the three are compiled once."""
+        return tuple(getattr(self, name) for name in own_settings() if name not in ("net", *NOT_COMPILED))
 
     def _changed(self) -> dict[str, Any]:
         """The settings that are not at their default, net and seed apart."""

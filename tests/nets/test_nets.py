@@ -180,7 +180,10 @@ def test_an_illegal_depth_is_refused_with_legal_ones(family, depth, nearby):
         ({"activation": "swish"}, "relu, tanh, sigmoid, gelu"),
         ({"initialisation": "xavier"}, "he, glorot, lecun, orthogonal, delta_orthogonal, normal"),
         ({"width": 0}, "at least 1"),
-        ({"heads": 8}, "depth, .*family, width, shortcut, order, normalisation, activation, initialisation"),
+        (
+            {"heads": 8},
+            "depth, .*family, width, shortcut, shortcut_scale, order, normalisation, activation, initialisation",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_legal_ones(setting, legal):
@@ -212,7 +215,7 @@ def test_an_image_with_fewer_pixels_than_the_total_stride_is_refused(family, dep
 # What a net computes
 
 
-def by_hand(params, images, shortcut, order):
+def by_hand(params, images, shortcut, order, scale):
     """The net of 8 layers, written out: stem, three units (the second and third of stride 2), pool, classifier."""
 
     def convolve(x, layer, stride=1):
@@ -240,10 +243,10 @@ def by_hand(params, images, shortcut, order):
             y = convolve(rectify(normalise(x, unit["norm1"])), unit["conv1"], stride)
             y = convolve(rectify(normalise(y, unit["norm2"])), unit["conv2"])
         if shortcut == "C" or (shortcut == "B" and stride == 2):
-            h = convolve(x, unit["projection"], stride)
+            h = scale * convolve(x, unit["projection"], stride)
             y = y + (normalise(h, unit["projection_norm"]) if order == "post" else h)
         elif shortcut:
-            h = x[:, ::stride, ::stride]
+            h = scale * x[:, ::stride, ::stride]
             y = y + jnp.concatenate([h, jnp.zeros((*h.shape[:3], y.shape[3] - h.shape[3]))], axis=3)
         x = rectify(y) if order == "post" else y
     if order == "pre":
@@ -252,16 +255,28 @@ def by_hand(params, images, shortcut, order):
 
 
 @pytest.mark.parametrize(
-    ("shortcut", "order"),
-    [(None, "post"), ("A", "post"), ("B", "post"), ("C", "post"), (None, "pre"), ("A", "pre"), ("B", "pre")],
+    ("shortcut", "order", "scale"),
+    [
+        (None, "post", None),
+        ("A", "post", None),
+        ("B", "post", None),
+        ("C", "post", None),
+        (None, "pre", None),
+        ("A", "pre", None),
+        ("B", "pre", None),
+        ("A", "post", 0.5),
+        ("A", "pre", 0.5),
+        ("B", "pre", 2.0),
+    ],
 )
-def test_a_net_of_eight_layers_is_what_one_writes_by_hand(shortcut, order):
-    graph, params, rest = nets.split(build(order=order, **({"shortcut": shortcut} if shortcut else {"name": "plain"})))
+def test_a_net_of_eight_layers_is_what_one_writes_by_hand(shortcut, order, scale):
+    which = {"shortcut": shortcut, "shortcut_scale": scale} if shortcut else {"name": "plain"}
+    graph, params, rest = nets.split(build(order=order, **which))
     random = np.random.default_rng(0)  # so that scale and shift of the norms and the bias are not 1 and 0
     params = jax.tree.map(lambda leaf: leaf + 0.2 * random.normal(size=leaf.shape).astype(np.float32), params)
     images = digits(5)[0]
     logits, _ = jax.jit(lambda *arrays: nets.apply(graph, *arrays))(params, rest, images)
-    theirs = jax.jit(lambda *arrays: by_hand(*arrays, shortcut=shortcut, order=order))(params, images)
+    theirs = jax.jit(lambda *arrays: by_hand(*arrays, shortcut=shortcut, order=order, scale=scale or 1))(params, images)
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {  # another legal value of every field
     "family": "imagenet",
     "width": 8,
     "shortcut": "B",
+    "shortcut_scale": 0.5,
     "order": "pre",
     "normalisation": "none",
     "activation": "tanh",
@@ -149,6 +150,9 @@ ILLEGAL = [
     ({"width": 2.5}, "int or None"),
     ({"shortcut": "D"}, "A, B, C"),
     ({"net": "plain", "shortcut": "B"}, "it has depth"),
+    *(({"shortcut_scale": scale}, "from 1e-06 to 1e+06") for scale in (0.0, -0.5, 1e-7, 1e7)),
+    ({"shortcut_scale": float("nan")}, "finite"),
+    ({"shortcut_scale": float("inf")}, "finite"),
     ({"order": "both"}, "post, pre"),
     ({"normalisation": "bn"}, "batch, group, layer, none"),
     ({"activation": "rellu"}, "relu, "),
@@ -222,6 +226,36 @@ def test_runs_of_one_program_share_what_is_compiled_and_differ_as_their_settings
             assert ours.loss == pytest.approx(other.loss, rel=1e-5)
             updates = other.values["update_norm"]
             assert ours.values["update_norm"] == pytest.approx(updates, rel=1e-4)
+
+
+def test_nets_of_one_structure_share_what_is_compiled_whatever_setting_decides_their_arrays():
+    """The start is an input of the step: what is recorded from another is what a step compiled for it alone does."""
+    settings = {"net": "residual", "depth": 8, "width": 4, "batch": 16, "steps": 2, "evaluations": 0, "order": "pre"}
+    he = gf.Run(**settings, shortcut_scale=1.0)
+    others = [he.replace(initialisation="glorot"), he.replace(shortcut_scale=0.5)]
+    shared = prepare(he)[0]
+    assert [prepare(run)[0] for run in others] == [shared] * 2
+    for run in others:
+        alone = Training(build_net(run), load_dataset(run), optim.optimiser("sgd", 0.1, 0.9, 1e-4), batch=16)
+        theirs = alone.readings(alone.start(build_net(run), 0), 0, 2)
+        for ours, other in zip(gf.train(run), theirs, strict=True):
+            assert ours.loss == pytest.approx(other.loss, rel=1e-5)
+    assert prepare(he.replace(activation="tanh"))[0] is not shared
+
+
+def test_a_net_that_cannot_be_hashed_is_compiled_once_for_all_its_seeds(tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "from flax import nnx\n\n\n"
+        "class Net(nnx.Module):\n"
+        "    def __init__(self, classes, seed):\n"
+        "        self.odd, self.head = {'a': 1}, nnx.Linear(64, classes, rngs=nnx.Rngs(seed))\n\n"
+        "    def __call__(self, images, hook):\n"
+        "        return hook('head', self.head(images.reshape(len(images), -1)))\n\n\n"
+        "def build(*, classes, channels, seed):\n"
+        "    return Net(classes, seed)\n"
+    )
+    run = gf.Run(net=f"{tmp_path / 'odd.py'}:build", batch=16, steps=2)
+    assert prepare(run)[0] is prepare(run.replace(seed=1))[0] is not prepare(run.replace(batch=32))[0]
 
 
 def test_every_field_is_tried():
