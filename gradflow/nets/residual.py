@@ -178,6 +178,12 @@ class Net(nnx.Module):
 
     def __call__(self, images: Images, hook: Hook = no_hook) -> Logits:
         """Logits; `hook(name, x)` is called at every point of the spine."""
+        x = self.before_units(images, hook)
+        x = apply_units({name: getattr(self, name) for name in self.units}, x, hook)
+        return self.after_units(x, hook)
+
+    def before_units(self, images: Images, hook: Hook = no_hook) -> Maps:
+        """The stem: the input of the first unit."""
         check_image_size(None, images, self.total_stride)
         x = self.stem(images)
         if self.order == "post":
@@ -186,7 +192,10 @@ class Net(nnx.Module):
             x = hook("stem", x)
         if self.imagenet:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        x = apply_units({name: getattr(self, name) for name in self.units}, x, hook)
+        return x
+
+    def after_units(self, x: Maps, hook: Hook = no_hook) -> Logits:
+        """From the output of the last unit to the logits."""
         if self.order == "pre":
             x = self.activation(self.norm(x))
         x = jnp.mean(x, axis=(1, 2))

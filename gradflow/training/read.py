@@ -21,6 +21,19 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
     Nothing is updated, neither weights nor running statistics, so there is no `update_norm`. Raises `BadInput` for
     images or labels that do not fit.
     """
+    images, labels = check_batch(net, images, labels)
+    net = stack.stack_units(net, math.prod(images.shape[:3]))
+    graph, params, rest = nets.split(net)
+    points = nets.points_of(net, images.shape[1:], images.dtype)
+    spec = ReadingSpec.of(points, nets.weighted_layers(params))
+    return Reading(0, spec, _read(graph, points, params, rest, images, labels))
+
+
+def check_batch(net: nnx.Module, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+    """Images `(batch, height, width, channel)` and labels `(batch,)` as arrays.
+
+    Raises `BadInput` where they are none, where the net does not take the images, or a label is none of its classes.
+    """
     images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
     if (
         images.ndim != 4
@@ -32,16 +45,6 @@ def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
             f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
             "(batch, height, width, channel) and integer labels (batch,), one or more"
         )
-    _check_labels(net, images, labels)
-    net = stack.stack_units(net, math.prod(images.shape[:3]))
-    graph, params, rest = nets.split(net)
-    points = nets.points_of(net, images.shape[1:], images.dtype)
-    spec = ReadingSpec.of(points, nets.weighted_layers(params))
-    return Reading(0, spec, _read(graph, points, params, rest, images, labels))
-
-
-def _check_labels(net: nnx.Module, images: jax.Array, labels: jax.Array) -> None:
-    """Raises `BadInput` where the net does not take the images, or a label is none of its classes."""
     graph, params, rest = nets.split(net)
     try:
         logits, _ = jax.eval_shape(functools.partial(nets.apply, graph, train=False), params, rest, images)
@@ -52,6 +55,7 @@ def _check_labels(net: nnx.Module, images: jax.Array, labels: jax.Array) -> None
     if ((labels < 0) | (labels >= classes)).any():
         low, high = int(labels.min()), int(labels.max())
         raise BadInput(f"labels from {low} to {high} are not legal: the net has the classes 0 to {classes - 1}")
+    return images, labels
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
