@@ -2,6 +2,7 @@
 
 from gradflow.nets.build import NETS, abstract, build, complete, identity, settings, takes_image
 from gradflow.nets.functional import apply, count_parameters, multiply_adds, points_of, split, weighted_layers
+from gradflow.nets.layers.backward import fast_gradients
 
 __all__ = [
     "NETS",
@@ -10,6 +11,7 @@ __all__ = [
     "build",
     "complete",
     "count_parameters",
+    "fast_gradients",
     "identity",
     "multiply_adds",
     "points_of",
