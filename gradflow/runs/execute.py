@@ -83,6 +83,25 @@ def train(run: Run, data: Dataset | None = None) -> Iterator[Reading]:
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=_rates(run))
 
 
+def trained(
+    run: Run, data: Dataset | None = None, watch: Callable[[Reading], None] = lambda reading: None
+) -> nnx.Module:
+    """Trains `run` as `train` does and returns the net after its last step, with its weights and running statistics.
+
+    Nothing is written; `watch` is given every reading. A diverged run gives a net whose numbers are not finite.
+    """
+    dataset = load_dataset(run, data)
+    net = build_net(run, dataset)
+    training = _training(run.program, nets.identity(run.net), dataset)
+    state = training.start(net, run.seed)
+    schedule = {"test_at": run.tests, "rate_at": _rates(run), "pause_at": lambda step: step == run.steps}
+    for reading, after in training.steps(state, run.seed, run.steps, **schedule):
+        watch(reading)
+        state = after or state
+    graph, *_ = nets.split(net)
+    return nnx.merge(graph, stack.unstack(state.params), stack.unstack(state.rest))
+
+
 def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> Iterator[dict[int, Reading]]:
     """Trains several seeds of `run` in one vmapped step, for nets too small for their accelerator.
 
