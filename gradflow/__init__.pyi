@@ -1,6 +1,10 @@
 from . import data as data
 from . import hooks as hooks
 from . import nets as nets
+from .analyses.gradient_paths import gradient_paths as gradient_paths
+from .analyses.scalar_chain import scalar_chain as scalar_chain
+from .analyses.unrolling import influence as influence
+from .analyses.unrolling import unroll as unroll
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
 from .claims.rates import runs_at_best_rates as runs_at_best_rates
@@ -34,8 +38,11 @@ from .figures.text import format_ratio as format_ratio
 from .measure import QUANTITIES as QUANTITIES
 from .measure import Reading as Reading
 from .nets import count_parameters as count_parameters
+from .runs.execute import batch_of as batch_of
+from .runs.execute import build_net as build_net
 from .runs.execute import train as train
 from .runs.execute import train_seeds as train_seeds
+from .runs.execute import trained as trained
 from .runs.grid import grid as grid
 from .runs.grid import variants as variants
 from .runs.settings import Run as Run

@@ -1,1 +1,1 @@
-"""What is computed on a net as it stands, beside its training: derivatives that no training step needs."""
+"""What the parts of a net do to one another, worked out on a net as it stands: nothing is trained."""

@@ -10,6 +10,7 @@ from gradflow.nets.functional import (
     structure,
     weighted_layers,
 )
+from gradflow.nets.layers.backward import fast_gradients
 
 __all__ = [
     "NETS",
@@ -18,6 +19,7 @@ __all__ = [
     "build",
     "complete",
     "count_parameters",
+    "fast_gradients",
     "identity",
     "multiply_adds",
     "points_of",

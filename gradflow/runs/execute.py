@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from gradflow import nets
+from gradflow.data import batches, transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
@@ -109,6 +112,38 @@ def train(run: Run, data: Dataset | None = None) -> Iterator[Reading]:
     """
     training, state = prepare(run, data)
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=_rates(run))
+
+
+def trained(
+    run: Run, data: Dataset | None = None, watch: Callable[[Reading], None] = lambda reading: None
+) -> nnx.Module:
+    """Trains `run` as `train` does and returns the net after its last step, with its weights and running statistics.
+
+    Nothing is written; `watch` is given every reading. A diverged run gives a net whose numbers are not finite.
+    """
+    dataset = load_dataset(run, data)
+    net = build_net(run, dataset)
+    training = _training(run, net, dataset)
+    state = training.start(net, run.seed)
+    schedule = {"test_at": run.tests, "rate_at": _rates(run), "pause_at": lambda step: step == run.steps}
+    for reading, after in training.steps(state, run.seed, run.steps, **schedule):
+        watch(reading)
+        state = after or state
+    graph, *_ = nets.split(net)
+    return nnx.merge(graph, stack.unstack(state.params), stack.unstack(state.rest))
+
+
+def batch_of(run: Run, step: int = 1, data: Dataset | None = None) -> tuple[jax.Array, jax.Array]:
+    """The batch of a step (from 1) as the net of `run` is given it: images `(batch, height, width, channel)`, labels.
+
+    Without augmentation, which depends on the state of the training.
+    """
+    dataset = load_dataset(run, data)
+    chosen = batches.indices(run.seed, step - 1, run.batch, len(dataset.train_images))
+    mean, deviation = transforms.statistics(dataset.train_images, run.centre)
+    return transforms.normalise(dataset.train_images[chosen], mean, deviation), jnp.asarray(
+        dataset.train_labels[chosen]
+    )
 
 
 def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> Iterator[dict[int, Reading]]:

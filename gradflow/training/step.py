@@ -46,9 +46,10 @@ def gradients(graph, points, params, rest, images, labels, read=True):
         others = sum(loss_and_error(other, labels)[0] for other in auxiliary)
         return loss + weight * others, (getattr(recorder, "forward", {}), new_rest, loss, error)
 
-    (_, (forward, rest, loss, error)), (gradient, backward) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
-        params, make_sinks(points, stack.stacked_names(params), read)
-    )
+    sinks = make_sinks(points, stack.stacked_names(params), read)
+    with nets.fast_gradients(True):
+        found = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(params, sinks)
+    (_, (forward, rest, loss, error)), (gradient, backward) = found
     return gradient, backward, forward, rest, loss, error
 
 

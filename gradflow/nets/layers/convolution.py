@@ -1,5 +1,7 @@
 """A convolution whose backward convolutions are written out, so that a CPU runs them fast inside a scan as well.
 
+That is with `fast_gradients`; without, the same forward pass is differentiated by JAX.
+
 XLA's CPU compiler brings a convolution into the layout of its fast path everywhere, but the two of its backward pass
 only outside the bodies of loops; inside, they fall to a naive one, fifty times slower (jax issue 12868). Here they are
 in that layout from the start. On other platforms it is `jax.lax.conv_general_dilated` and nothing else.
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradflow.arrays import Maps
+from gradflow.nets.layers.backward import fast_gradients
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Measured at batch 128 on two cores. From 32 channels on XLA fuses what stands before a convolution into it and then
@@ -25,16 +28,22 @@ _PIECES, _PIECES_UP_TO, _PIECES_FROM = 8, 16, 2**20
 
 def convolve(x: Maps, kernel: jax.Array, stride: int, padding: int) -> Maps:
     """`(batch, h, w, in)` with kernel `(k, k, in, out)`, both sides padded by `padding` pixels of zeros."""
-    return _cpu(x, kernel, stride, padding) if jax.default_backend() == "cpu" else _lax(x, kernel, stride, padding)
+    if jax.default_backend() != "cpu":
+        return _lax(x, kernel, stride, padding)
+    return (_cpu if fast_gradients.value else _forward_pass)(x, kernel, stride, padding)
 
 
 def _lax(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=LAYOUT)
 
 
+def _forward_pass(x, kernel, stride, padding):
+    return _canonical(_unfused(x), kernel, stride, [(padding, padding)] * 2)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _cpu(x, kernel, stride, padding):
-    return _canonical(_unfused(x), kernel, stride, [(padding, padding)] * 2)
+    return _forward_pass(x, kernel, stride, padding)
 
 
 def _forward(x, kernel, stride, padding):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from gradflow.nets.layers.backward import fast_gradients
+
 # What a scanned unit keeps for its backward pass, by `jax.ad_checkpoint.checkpoint_name`: what convolutions and batch
 # statistics cost is not paid twice, what lies between is computed again.
 SAVED = "saved"
@@ -55,18 +57,20 @@ class BatchNorm(nnx.Module):
             mean, inverse = self.mean.get_value(), jax.lax.rsqrt(self.variance.get_value() + self.epsilon)
             y = (wide - mean) * (scale * inverse) + bias
         else:
-            mean, variance = _statistics(jax.lax.stop_gradient(wide))
+            fast = fast_gradients.value
+            mean, variance = _statistics(jax.lax.stop_gradient(wide) if fast else wide)
             count = x.size // x.shape[-1]
             self._update_running(self.mean, mean)
             # Unbiased, as Ioffe and Szegedy 2015, algorithm 2; the batch itself is divided by the biased one.
             self._update_running(self.variance, variance * (count / max(count - 1, 1)))
             inverse = jax.lax.rsqrt(variance + self.epsilon)
             mean, inverse = checkpoint_name(mean, SAVED), checkpoint_name(inverse, SAVED)
-            y = _normalise(wide, mean, inverse, scale, bias)
+            y = (_normalise if fast else _normalised)(wide, mean, inverse, scale, bias)
         return y.astype(self.dtype or wide.dtype)
 
     def _update_running(self, running: nnx.BatchStat, now: jax.Array) -> None:
         old = running.get_value()
+        now = jax.lax.stop_gradient(now)
         running.set_value((self.decay * old + (1 - self.decay) * now).astype(old.dtype))
 
 
@@ -83,14 +87,19 @@ def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return near + mean, jnp.maximum(jnp.mean(jnp.square(distance), axes) - jnp.square(mean), 0)
 
 
+def _normalised(x, mean, inverse, scale, bias):
+    """Batch norm given the statistics of x."""
+    return (x - mean) * (scale * inverse) + bias
+
+
 @jax.custom_vjp
 def _normalise(x, mean, inverse, scale, bias):
-    """Batch norm given the statistics of x; its gradient is that of batch norm as a whole, statistics included.
+    """The same; its gradient is that of batch norm as a whole, statistics included.
 
     The rule (Ioffe and Szegedy 2015, section 3, the six equations of the backward pass, collected) is two sums and one
     pass, and keeps only x; found by automatic differentiation it takes four sums.
     """
-    return (x - mean) * (scale * inverse) + bias
+    return _normalised(x, mean, inverse, scale, bias)
 
 
 def _normalise_forward(x, mean, inverse, scale, bias):
