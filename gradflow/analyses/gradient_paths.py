@@ -1,8 +1,8 @@
 """The gradient at every unit of a residual net as the sum that it is: through the identities, and through the branches.
 
 With `x_{i+1} = lambda h(x_i) + F(x_i)` unit by unit, the last unit's output is `x_L = H x_l + S(x_l)`: H is what the
-scaled shortcuts between l and L do together, S the sum of all branches, each carried on by the shortcuts after it (He et
-al. 2016, arXiv:1603.05027, equations 4 and 7). So the gradient of the loss is `H^T g_L + (dS/dx_l)^T g_L`, its
+scaled shortcuts between l and L do together, S the sum of all branches, each carried on by the shortcuts after it (He
+et al. 2016, arXiv:1603.05027, equations 4 and 7). So the gradient of the loss is `H^T g_L + (dS/dx_l)^T g_L`, its
 equations 5 and 8. Here the three terms are computed apart: the gradient by one backward pass of the whole net, H and S
 by functions of their own.
 """
@@ -35,9 +35,9 @@ class GradientPaths(NamedTuple):
 def gradient_paths(net: nnx.Module, images: Any, labels: Any) -> list[GradientPaths]:
     """The gradient at the input of every unit, split by equation 8 of He et al. 2016; by equation 5 where lambda is 1.
 
-    `net` has pre-activation units (`order="pre"`), images are `(batch, height, width, channel)`, labels `(batch,)`; batch
-    norm uses the batch's statistics, as in training. Nothing is updated. The error is rounding alone: about 1e-6 in
-    float32. Raises `BadInput` for a net without such units.
+    `net` has pre-activation units (`order="pre"`), images are `(batch, height, width, channel)`, labels `(batch,)`;
+    batch norm uses the batch's statistics, as in training. Nothing is updated. The error is rounding alone: about 1e-6
+    in float32. Raises `BadInput` for a net without such units.
     """
     units = getattr(net, "units", ())
     if getattr(net, "order", None) != "pre" or not units or not all(getattr(net, name).shortcut for name in units):

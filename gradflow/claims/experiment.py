@@ -2,8 +2,8 @@
 
 The file defines `runs(preset, **overrides)`, `verdict(table)` and `figure(table, verdict)`; its docstring states the
 idea and its first line is what `gradflow list` shows. Where it depends on the first runs which others follow, such as
-those at the best learning rate, `further_runs(table, preset, **overrides)` says which. One that is not about training
-runs defines `measure(preset, folder, **overrides)` in the place of `runs`: it returns the two tables itself.
+those at the best learning rate, `further_runs(table, preset, **overrides)` says which. What no training run records,
+`measure(preset, folder, **overrides)` makes the two tables of, in the place of `runs` or after them.
 """
 
 import inspect
@@ -35,7 +35,7 @@ class Experiment:
     source: str  # what `load` takes: the name of one that comes with gradflow, or the path of the user's own file
     idea: str  # its docstring
     runs: Callable[..., list[Run]] | None
-    measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # there where `runs` is not
+    measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # one of the two at least
     further_runs: Callable[..., list[Run]] | None
     verdict: Callable[[pd.DataFrame], Verdict]
     figure: Callable[[pd.DataFrame, Verdict], dict[str, Any]]

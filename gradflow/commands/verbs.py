@@ -81,10 +81,8 @@ def run(
     preset = "smoke" if smoke else "full" if full else "default"
     shown = results / "smoke" / chosen.name if smoke else results / chosen.name
     folder = _absolute(shown)
-    failed = 0
-    if chosen.measure:
-        tables, made = _measure(chosen, preset, folder, settings.given, seeds)
-    else:
+    tables, made, failed = [], {}, 0
+    if chosen.runs:
         records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
         failed = recording.execute(records, workers, checkpoint_seconds)
         if failed == len(records):
@@ -94,9 +92,12 @@ def run(
             further = sweep.records(more, folder)
             failed += recording.execute(further, workers, checkpoint_seconds)
             records = {**records, **further}
-        tables, made = sweep.collect(records), recording.provenance(records)
+        tables, made = [sweep.collect(records)], recording.provenance(records)
+    if chosen.measure:
+        measured, measuring = _measure(chosen, preset, folder, settings.given, seeds)
+        tables, made = [*tables, measured], made or measuring
     with table.publishing(folder):
-        table.publish(folder, *tables)
+        table.publish(folder, *table.concatenate(tables))
         verdict = report.write(folder, table.load(folder), chosen, made, judged=not smoke)
     _print(*map(report.line, verdict.findings), f"{verdict.outcome}: {verdict.title}", f"figures and report: {shown}")
     return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0

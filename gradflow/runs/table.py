@@ -46,6 +46,12 @@ def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _read_runs(io.StringIO(_csv(pd.DataFrame(runs)))), table.to_pandas()
 
 
+def concatenate(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Several `(runs, readings)` as one; a setting that some runs do not have is missing there."""
+    runs, readings = (pd.concat(kind, ignore_index=True) for kind in zip(*tables, strict=True))
+    return _read_runs(io.StringIO(_csv(runs))), readings
+
+
 def _csv(runs: pd.DataFrame) -> str:
     return runs.to_csv(index=False, lineterminator="\n")
 
