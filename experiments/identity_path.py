@@ -48,7 +48,7 @@ CLAIMS = {
         text="at every unit the gradient is what the shortcuts hand down plus what the branches bring",
         source="He et al. 2016, equation 5",
         paper="an identity",
-        statistic="norm of the difference over that of the gradient, largest over units and starts, before and after training",
+        statistic="norm of the difference over the gradient's, largest over units, starts, before and after training",
         side="<",
         than=ROUNDING,
     ),
@@ -70,7 +70,7 @@ CLAIMS = {
         than=ROUNDING,
     ),
     "post": gf.Claim(
-        text="in order post the ReLU after the addition passes the share of the squared gradient that it passes of outputs",
+        text="in order post the ReLU after the addition passes as much of the squared gradient as of the outputs",
         source="He et al. 2016, section 3 (f is an identity); mean-field theory",
         paper="no number",
         statistic="share of the squared gradient that the ReLU passes, minus the share of outputs that are not 0, "
@@ -209,7 +209,7 @@ def started(table, start):
 def keeping_shape(depth):
     """The numbers of the units, from 1, whose output has the shape of their input, the last one apart."""
     net = gf.nets.build("residual", depth=int(depth), width=1, classes=10, channels=1, seed=0)
-    shapes = [point.shape for point in gf.nets.points_of(net, (32, 32, 1)) if point.name in net.units]
+    shapes = [point.shape for point in gf.nets.points_of(net, (32, 32, 1)) if point.name in getattr(net, "units")]
     return [unit for unit in range(1, len(shapes)) if shapes[unit - 1] == shapes[unit]]
 
 
@@ -291,7 +291,7 @@ def verdict(table):
 
 
 def facts(first, split, mean):
-    """The shares that a ReLU passes, the decades of every scaled net beside its law, and the two terms of equation 5."""
+    """The shares that a ReLU passes, the decades of scaled nets beside their law, and the two terms of equation 5."""
     depth, seen = first.depth.max(), {}
     for start in STARTS:
         post = started(first, start)
