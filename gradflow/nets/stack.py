@@ -68,8 +68,12 @@ def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     return net
 
 
-def _stack(*leaves: jax.Array) -> jax.Array:
-    """Equal arrays along a new first axis; numbers by NumPy, which has nothing to compile (50 ms a shape)."""
+def _stack(*leaves: Any) -> Any:
+    """Equal arrays along a new first axis; numbers by NumPy, which has nothing to compile (50 ms a shape). Of a net
+    without weights there are shapes alone.
+    """
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda *leaves: jnp.stack(leaves), *leaves)
     numbers = all(not isinstance(leaf, Tracer) and jnp.issubdtype(leaf.dtype, jnp.number) for leaf in leaves)
     return jnp.asarray(np.stack(leaves)) if numbers else jnp.stack(leaves)
 

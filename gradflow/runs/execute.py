@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optax
 from flax import nnx
 
 from gradflow import nets
@@ -18,7 +19,7 @@ from gradflow.measure import Reading
 from gradflow.nets import stack
 from gradflow.runs.record import NET, Record
 from gradflow.runs.settings import Run
-from gradflow.training import checkpoint, optimiser, platform
+from gradflow.training import checkpoint, memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
 
@@ -33,19 +34,31 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
 
     Raises `BadInput` where the two do not fit.
     """
-    dataset = dataset or load_dataset(run)
+    return nets.build(run.net, seed=run.seed, **_of_net(run, dataset or load_dataset(run)))
+
+
+def _of_net(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """What the net of a run is built with, its seed apart."""
     height, width, channels = dataset.image_shape
     if height != width and nets.takes_image(run.net):
         raise BadInput(f"net {run.net!r} is made for square images: these are {height}x{width}")
-    return nets.build(
-        run.net,
-        classes=len(dataset.classes),
-        channels=channels,
-        seed=run.seed,
-        image=height,
-        dtype=platform.dtype(run.precision),
-        **dict(run.net_settings),
-    )
+    of_data = {"classes": len(dataset.classes), "channels": channels, "image": height}
+    return {**of_data, "dtype": platform.dtype(run.precision), **dict(run.net_settings)}
+
+
+def _structure(run: Run, dataset: Dataset, optimiser: optax.GradientTransformation) -> nnx.Module:
+    """The net of a run for its structure and shapes. Raises `BadInput`, before any weight is drawn, for one that the
+    memory cannot hold; of a net that comes with gradflow none is drawn at all.
+    """
+    own = run.net not in nets.NETS
+    try:
+        net = nets.abstract(run.net, **_of_net(run, dataset))
+    except BadInput:
+        if own:  # its constructor wants numbers: how large it is shows only when it is drawn
+            return build_net(run, dataset)
+        raise
+    memory.check(net, optimiser, run.name)
+    return build_net(run, dataset) if own else net  # a user's own may have kept arrays outside its parameters
 
 
 def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
@@ -57,10 +70,11 @@ def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
 
 @functools.lru_cache(maxsize=1)  # by what the net and the data are: their names may mean others after a `chdir`
 def _training(run: Run, net: str, dataset: Dataset) -> Training:
+    update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
     return Training(
-        build_net(run, dataset),
+        _structure(run, dataset, update),
         dataset,
-        optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
+        update,
         batch=run.batch,
         transforms=tuple(run.transforms.split("+")) if run.augment else (),
         centre=run.centre,
