@@ -1,7 +1,7 @@
 """What is trained: how a net is built by name, counted, and called as a pure function."""
 
 from gradflow.nets.build import NETS, abstract, build, complete, identity, settings, takes_image
-from gradflow.nets.functional import apply, count_parameters, multiply_adds, points_of, split, weighted_layers
+from gradflow.nets.functional import apply, count_parameters, dtype_of, multiply_adds, points_of, split, weighted_layers
 
 __all__ = [
     "NETS",
@@ -10,6 +10,7 @@ __all__ = [
     "build",
     "complete",
     "count_parameters",
+    "dtype_of",
     "identity",
     "multiply_adds",
     "points_of",

@@ -49,13 +49,15 @@ NETS: dict[str, tuple[Any, str]] = {
     "two lines": (named("a\nb"), r"the hook name 'a\\nb' is not legal"),
     "a name twice": (named("head"), "the hook name 'head' is used twice"),
     "integers": (Net(lambda layer, x, hook: 1.0 * hook("head", layer(x).astype(int))), "the point 'head' is of int32"),
-    "no weights": (Weightless(), "this net has no layer with a kernel"),
+    "no weights": (Weightless(), "this net has no (layer with a kernel|parameters)"),
     "no answer": (Net(lambda layer, x, hook: None), "the net returns NoneType .* legal are logits"),
     "one number": (Net(lambda layer, x, hook: hook("head", layer(x)).sum()), r"the net returns an array \(\)"),
     "a branch on a value": (Net(lambda layer, x, hook: layer(x) if x.sum() > 0 else x), "cannot be read .* Tracer"),
     "an error of its own": (Net(lambda layer, x, hook: 1 / 0), "cannot be read on images .* ZeroDivisionError"),
     "a point in a scan": (
-        Net(lambda layer, x, hook: hook("head", layer(jax.lax.scan(lambda c, _: (hook("in", c), None), x, None, 3)[0]))),
+        Net(
+            lambda layer, x, hook: hook("head", layer(jax.lax.scan(lambda c, _: (hook("in", c), None), x, None, 3)[0]))
+        ),
         "cannot be read .* UnexpectedTracerError",
     ),
 }
