@@ -6,11 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
-from matplotlib.figure import Figure
 
 import gradflow as gf
 from gradflow.claims.experiment import Experiment
-from gradflow.errors import BadInput
 from gradflow.reports import report
 from gradflow.reports.live import View
 from gradflow.reports.summary import summary
@@ -44,7 +42,7 @@ def figure(table, verdict):
     return {}
 '''
 WRONG = {
-    **{f"called {ascii(name)}": (f"{{'good': Figure(), {name!r}: Figure()}}", "cannot be called") for name in ILLEGAL},
+    **{f"called {name!a}": (f"{{'good': Figure(), {name!r}: Figure()}}", "cannot be called") for name in ILLEGAL},
     "no dictionary": ("None", "figure must return a dictionary of names and matplotlib figures, not NoneType"),
     "figures alone": ("[Figure()]", "figure must return a dictionary of names and matplotlib figures, not list"),
     **{

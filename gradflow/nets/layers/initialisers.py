@@ -14,7 +14,6 @@ from jax import core
 
 from gradflow.errors import BadInput, choose
 
-
 _SHAPES_ALONE = contextvars.ContextVar("shapes alone", default=False)
 
 
