@@ -228,6 +228,7 @@ def read_parquet(path: Path) -> pa.Table:
 def _read(source: Any, path: Path) -> pa.Table:
     try:
         table = pq.read_table(source)
+        table.validate(full=True)  # names are text, and each row has one of them
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove it and run again") from error
     found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode(errors="replace")
