@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-EXIT_STOPPED = 130  # 128 + the number of SIGINT, as in a shell
+from gradflow.stopped import EXIT_STOPPED, STOPPED
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 def _stop(*_: object) -> None:
     """Not by an exception: raised in the middle of an import, a library may turn it into another, or swallow it."""
     try:
-        os.write(2, b"gradflow: stopped; the same command goes on from here\n")
+        os.write(2, f"gradflow: {STOPPED}\n".encode())
     finally:
         os._exit(EXIT_STOPPED)
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -42,3 +43,10 @@ def share(name: str, value: float | None) -> None:
     """Raises `BadInput` for a share that is not from 0 to below 1; None is whatever is used by default."""
     if value is not None and not 0 <= value < 1:
         raise BadInput(f"{name} {value} is not legal: it must be from 0 to below 1")
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raises `BadInput` where one is a symbolic link: what we write or remove there would be somebody else's."""
+    for path in paths:
+        if path.is_symlink():
+            raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradflow.errors import BadInput
 from gradflow.reductions import LARGE, norm, summary
 
 Hook = Callable[[str, jax.Array], jax.Array]
@@ -71,13 +72,22 @@ def _if_open(sink, reading: Callable[[jax.Array], jax.Array], x) -> jax.Array:
 
 def _require_new(name: str, seen: Mapping[str, Any]) -> None:
     if name in seen:
-        raise ValueError(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+        raise BadInput(f"the hook name {name!r} is used twice: every point of a net needs a name of its own")
+
+
+def _check_point(name: Any, x: Any) -> None:
+    """Raises `BadInput` for a point that a net cannot have."""
+    if not isinstance(name, str) or not name or not name.isprintable() or STACK_MARK in name:
+        raise BadInput(f"the hook name {name!r} is not legal: it must be text in one line, without {STACK_MARK}")
+    if not jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.floating):
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise BadInput(f"the point {name!r} is of {kind}: legal are arrays of floating-point numbers")
 
 
 class Recorder:
     """The hook of one pass: every named point leaves its `summary` in `forward` and its gradient's norm in its sink.
 
-    Raises `ValueError` when a name is used twice or has no sink.
+    Raises `BadInput` when a name is used twice, `ValueError` when it has no sink.
     """
 
     def __init__(self, sinks: Mapping[str, jax.Array]):
@@ -114,6 +124,7 @@ class _Search:
         self.passed = {"main": 0}
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        _check_point(name, x)
         first = name.split("/", 1)[0]
         path = first if first.startswith(SIDE_BRANCH) else "main"
         self.passed.setdefault(path, self.passed["main"])
@@ -139,6 +150,7 @@ def points(forward: Callable[..., Any], *arguments: Any, layers: Iterable[str]) 
     """The points that `forward(hook, *arguments)` passes, in order, found by tracing it without computing anything.
 
     `layers` names the weighted layers: passing one moves the position on by one, unless it lies beside the main path.
+    Raises `BadInput` for a point without a legal name of its own, or of what is no floating-point array.
     """
     search = _Search(layers)
     jax.eval_shape(lambda *arguments: forward(search, *arguments), *arguments)

@@ -62,7 +62,7 @@ class ReadingSpec:
     def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "ReadingSpec":
         """From a net's hook points and the names of its weighted layers.
 
-        Raises `BadInput` for a layer whose name is that of no point: its position is not known.
+        Raises `BadInput` where there is no layer, or one whose name is that of no point: its position is not known.
         """
         position, layers = {point.name: point.position for point in points}, tuple(layers)
         if missing := [one for name in layers for one in unstacked_names(name) if one not in position]:
@@ -70,6 +70,8 @@ class ReadingSpec:
                 f"this net has weights at {missing[0]!r} and no point of that name: "
                 f"where they are used it must call hook({missing[0]!r}, response)"
             )
+        if not layers:
+            raise BadInput("this net has no layer with a kernel: there is nothing to train, and no depth to read along")
         paths = tuple(name for name in position if name.endswith(("/identity", "/residual")))
         return cls(
             activations=tuple(name for name in position if name not in paths),

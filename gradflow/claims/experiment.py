@@ -7,12 +7,14 @@ those at the best learning rate, `further_runs(table, preset, **overrides)` says
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from gradflow import ranges, user_code
 from gradflow.claims.verdict import Verdict
@@ -38,7 +40,7 @@ class Experiment:
     measure: Callable[..., tuple[pd.DataFrame, pd.DataFrame]] | None  # one of the two at least
     further_runs: Callable[..., list[Run]] | None
     verdict: Callable[[pd.DataFrame], Verdict]
-    figure: Callable[[pd.DataFrame, Verdict], dict[str, Any]]
+    figure: Callable[[pd.DataFrame, Verdict], dict[str, Figure]]
 
 
 def folder() -> Path:
@@ -68,7 +70,7 @@ def load(name: str) -> Experiment:
         _check_callable(path, part, getattr(module, part, None), arguments)
     source = str(path) if own else name
     further = getattr(module, "further_runs", None)
-    verdict, figure = _verdict(path, module.verdict), _in_one_line(path, module.figure, "has no figures of this table")
+    verdict, figure = _verdict(path, module.verdict), _figure(path, module.figure)
     return Experiment(path.stem, source, module.__doc__ or "", runs, measure, further, verdict, figure)
 
 
@@ -102,6 +104,30 @@ def _verdict(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame
         return found
 
     return verdict
+
+
+def _figure(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame, Verdict], dict[str, Figure]]:
+    called = _in_one_line(path, function, "has no figures of this table")
+
+    def figure(table: pd.DataFrame, verdict: Verdict) -> dict[str, Figure]:
+        found = called(table, verdict)
+        if wrong := _wrong_figures(found):
+            raise BadInput(f"{path}: figure must return {wrong} (line {_line(function)})")
+        return dict(found)
+
+    return figure
+
+
+def _wrong_figures(found: Any) -> str:
+    """What `figure` should have returned instead; empty where nothing is wrong with it."""
+    if not isinstance(found, Mapping):
+        return f"a dictionary of names and matplotlib figures, not {type(found).__name__}"
+    for name, figure in found.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,99}", name):
+            return f"names of letters, digits, _, - and ., at most 100: a figure cannot be called {name!r}"
+        if not isinstance(figure, Figure):
+            return f"matplotlib figures: the figure {name} is a {type(figure).__name__}"
+    return ""
 
 
 def _line(function: Any) -> int:

@@ -10,9 +10,10 @@ from gradflow.commands.arguments import parse
 from gradflow.commands.verbs import HIDDEN, VERBS
 from gradflow.errors import BadInput
 from gradflow.plain_text import plain
+from gradflow.stopped import EXIT_STOPPED, STOPPED
 
 EXIT_BAD_INPUT = 2
-EXIT_STOPPED, EXIT_PIPE = 130, 141  # 128 + the number of the signal, as in a shell: SIGINT, SIGPIPE
+EXIT_PIPE = 141  # 128 + the number of SIGPIPE, as in a shell
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
             _say(error)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            _say("stopped; the same command goes on from here")
+            _say(STOPPED)
             sys.exit(EXIT_STOPPED)
         finally:
             print(end="", flush=True)  # now, because nothing catches what fails when Python ends

@@ -75,7 +75,7 @@ def layers_and_pools(
 def _traced(net: nnx.Module, image_shape: tuple[int, ...], owners: Iterable[str]) -> tuple[dict[str, Point], list[Any]]:
     """The points of a net by name, and the equations of its forward pass; a point's is called as the point is."""
     graph, params, rest = nets.split(net)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jax.tree.leaves(params)[0].dtype)
+    images = jax.ShapeDtypeStruct((1, *image_shape), nets.dtype_of(params))
     traces = []
 
     def forward(hook, *arguments):

@@ -1,7 +1,8 @@
-"""How much memory a data set may take: its sizes are compared with one bound before anything is allocated."""
+"""How much memory something may take: its size is compared with a bound before anything is allocated."""
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from gradflow.errors import BadInput
 
@@ -9,30 +10,41 @@ VARIABLE = "GRADFLOW_MAX_DATA_BYTES"
 _DEFAULT = 4 * 2**30  # decoded ImageNet at 32x32 is 3.7 GiB
 
 
-def limit() -> int:
-    """The bytes that one split may take once decoded: 4 GiB or half of this machine's memory, or what VARIABLE says."""
-    given = os.environ.get(VARIABLE)
+def machine(otherwise: int = 2**62) -> int:
+    """The bytes of this machine's memory; `otherwise` where the system does not say."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no such number on this system
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return otherwise
+
+
+def _of_data() -> int:
+    """What one split may take once decoded: 4 GiB or half of this machine's memory."""
+    return min(_DEFAULT, machine() // 2)
+
+
+def limit(variable: str = VARIABLE, default: Callable[[], int] = _of_data) -> int:
+    """The bytes that are allowed: what the environment says by `variable`, or the default."""
+    given = os.environ.get(variable)
     if given is None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such number on this system
-            return min(_DEFAULT, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-        return _DEFAULT
+        return default()
     if not (given.isascii() and given.isdecimal() and 0 < len(given) < 19):
-        raise BadInput(f"{VARIABLE} {given[:40]!r} is not legal: it must be a number of bytes, such as {_DEFAULT}")
+        raise BadInput(f"{variable} {given[:40]!r} is not legal: it must be a number of bytes, such as {default()}")
     return int(given)
 
 
-def check(size: int, where: str) -> int:
+def check(size: int, where: str, variable: str = VARIABLE, default: Callable[[], int] = _of_data) -> int:
     """Returns `size`, in bytes; raises `BadInput` where that is more than the bound."""
-    if size > limit():
+    allowed = limit(variable, default)
+    if size > allowed:
         raise BadInput(
-            f"{where} would take {_words(size)} of memory; legal are {_words(limit())}, or more where the environment "
-            f"sets {VARIABLE}"
+            f"{where} would take {_words(size)} of memory; legal are {_words(allowed)}, or more where the environment "
+            f"sets {variable}"
         )
     return size
 
 
 def _words(size: int) -> str:
-    for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20)):
+    for unit, bytes_ in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if size >= bytes_:
             return f"{size / bytes_:.4g} {unit}"
     return f"{size} bytes"

@@ -4,6 +4,7 @@ from gradflow.nets.build import NETS, abstract, build, complete, identity, setti
 from gradflow.nets.functional import (
     apply,
     count_parameters,
+    dtype_of,
     multiply_adds,
     points_of,
     split,
@@ -19,6 +20,7 @@ __all__ = [
     "build",
     "complete",
     "count_parameters",
+    "dtype_of",
     "fast_gradients",
     "identity",
     "multiply_adds",

@@ -21,6 +21,7 @@ from gradflow import user_code
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.functional import split
+from gradflow.nets.layers.initialisers import shapes_alone
 from gradflow.nets.layers.streams import Checked
 from gradflow.settings import Setting, of_function
 
@@ -166,9 +167,9 @@ def abstract(net: str, **given: Any) -> nnx.Module:
 
     def parts(seed):
         # What does not depend on the seed is computed, the counts of draws above all: Flax takes time quadratic in
-        # depth when they are traced (87 s instead of 8 at 1202 layers, flax 0.12.8).
+        # depth when they are traced (87 s instead of 8 at 1202 layers, flax 0.12.8). Weights then must not be.
         # A user's own constructor may need a seed that is a number, and then nothing must be computed from it.
-        with contextlib.nullcontext() if own else jax.ensure_compile_time_eval():
+        with contextlib.nullcontext() if own else jax.ensure_compile_time_eval(), shapes_alone():
             graph, params, rest = split(build(net, seed=0 if own else seed, **given))
         graphs.append(graph)
         return params, rest

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from gradflow.errors import BadInput
 from gradflow.hooks import Hook, Point, no_hook, points, unstacked_names
 
 
@@ -47,6 +48,13 @@ def _plain(state) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.as_pure(state))
 
 
+def dtype_of(params: Any) -> Any:
+    """The dtype of the parameters. Raises `BadInput` where there are none."""
+    for leaf in jax.tree.leaves(params):
+        return leaf.dtype
+    raise BadInput("this net has no parameters: there is nothing to train")
+
+
 def weighted_layers(params: Any) -> dict[str, dict[str, Any]]:
     """The layers that have a kernel, by hook name (`block03/conv1`), each with its own parameters."""
     layers = {}
@@ -75,7 +83,7 @@ def points_of(net: nnx.Module, image_shape: tuple[int, ...], dtype: Any = None) 
     The images are of `dtype`, or else of that of the parameters.
     """
     graph, params, rest = split(net)
-    dtype = jax.tree.leaves(params)[0].dtype if dtype is None else dtype
+    dtype = dtype_of(params) if dtype is None else dtype
     images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
     layers = (layer for name in weighted_layers(params) for layer in unstacked_names(name))

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from gradflow.errors import BadInput
 from gradflow.hooks import STACK_MARK, Hook, scan, unstacked_names
 from gradflow.nets.layers.normalisations import SAVED
 
@@ -49,8 +50,10 @@ def _scanned(row: nnx.Module, name: str, x: jax.Array, hook: Hook) -> jax.Array:
 
 def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     """The same net, a copy in which long rows of equal units are one with all their weights; for batches of that many
-    `pixels` in all their images.
+    `pixels` in all their images. Raises `BadInput` for a part whose name has the mark that joins names.
     """
+    if marked := [name for name in vars(net) if STACK_MARK in name]:
+        raise BadInput(f"a part of this net is called {marked[0]!r}: legal are names without {STACK_MARK}")
     net, least = nnx.clone(net), LEAST_ON_SMALL if pixels <= SMALL else LEAST
     split = {name: nnx.split(getattr(net, name)) for name in getattr(net, "units", ())}
     units = []
@@ -68,8 +71,12 @@ def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     return net
 
 
-def _stack(*leaves: jax.Array) -> jax.Array:
-    """Equal arrays along a new first axis; numbers by NumPy, which has nothing to compile (50 ms a shape)."""
+def _stack(*leaves: Any) -> Any:
+    """Equal arrays along a new first axis; numbers by NumPy, which has nothing to compile (50 ms a shape). Of a net
+    without weights there are shapes alone.
+    """
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda *leaves: jnp.stack(leaves), *leaves)
     numbers = all(not isinstance(leaf, Tracer) and jnp.issubdtype(leaf.dtype, jnp.number) for leaf in leaves)
     return jnp.asarray(np.stack(leaves)) if numbers else jnp.stack(leaves)
 

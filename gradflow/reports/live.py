@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,26 @@ from rich.text import Text
 
 from gradflow.plain_text import plain
 from gradflow.reports.report import number
+
+
+class _Unfailing:
+    """A stream that may be full or gone: what is written to it then is lost, and the runs go on."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # the latter: it is closed
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
 
 _STATE = {"done": "green", "diverged": "yellow", "failed": "red"}
 
@@ -30,7 +50,7 @@ class View:
         self.total, self.finished, self.already = total, finished, finished
         self.begun = time.monotonic()
         self.current: dict[str, dict[str, Any]] = {}
-        self.console = Console(stderr=True)
+        self.console = Console(file=cast(TextIO, _Unfailing(sys.stderr)))
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
         self.bars = min(24, max(8, self.console.width - 72)) if self.live else 24
 
@@ -73,10 +93,6 @@ class View:
         return text
 
     def _print(self, line: str | Text) -> None:
-        with contextlib.suppress(OSError):  # standard error may be full or gone: the runs go on
-            self._write(line)
-
-    def _write(self, line: str | Text) -> None:
         line = Text(line) if isinstance(line, str) else line  # brackets in a name are no colours
         if self.live:  # cut to the window: what was cut of a failure is said again at the end
             self.console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)

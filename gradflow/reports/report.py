@@ -17,7 +17,7 @@ from gradflow.claims.experiment import Experiment
 from gradflow.claims.statistics import IDENTITY, PATHS, fate
 from gradflow.claims.verdict import Claim, Finding, Verdict
 from gradflow.errors import BadInput
-from gradflow.figures import plot
+from gradflow.figures import plot, save
 from gradflow.plain_text import markdown, plain
 from gradflow.runs import files
 
@@ -32,11 +32,13 @@ def write(
     frame.attrs["command"] = made["command"]  # for the line under each figure
     verdict = experiment.verdict(frame)
     verdict = verdict if judged else verdict.not_judged()
+    # All are drawn before anything is written: a figure that cannot be drawn leaves the folder as it was.
+    figures = _drawn(experiment.figure(frame, verdict), f"{experiment.source}: ")
     # Of a user's own file the name alone: where it lies is of this machine, and no one loads it from there.
     source = Path(experiment.source).name
     files.write_json(results / "verdict.json", _finite({"experiment": source, **verdict.to_json(), "made": made}))
-    figures = draw(results, experiment.figure(frame, verdict))
-    files.write_text(results / "README.md", _readme(experiment, verdict, figures, frame, made))
+    _save(results, figures)
+    files.write_text(results / "README.md", _readme(experiment, verdict, [*figures], frame, made))
     return verdict
 
 
@@ -64,22 +66,24 @@ def read_verdict(results: Path) -> Judged | None:
     return Judged(re.split(r"[/\\]", source)[-1], outcome, command)
 
 
-def draw(results: Path, figures: Mapping[str, Any]) -> list[str]:
+def draw(results: Path, figures: Mapping[str, Figure]) -> list[str]:
     """Saves each figure as `<name>.svg`; returns the file names. Raises `BadInput` before it saves any."""
-    _check(figures)
-    for name, figure in figures.items():
-        plot.save(figure, results / f"{name}.svg")
-    return [f"{name}.svg" for name in figures]
+    drawn = _drawn(figures)
+    _save(results, drawn)
+    return [*drawn]
 
 
-def _check(figures: Any) -> None:
-    if not isinstance(figures, Mapping):
-        raise BadInput(f"figure must return a dictionary of names and matplotlib figures, not {type(figures).__name__}")
-    for name, figure in figures.items():
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,99}", name):
-            raise BadInput(f"a figure cannot be called {name!r}: legal are letters, digits, _, - and ., at most 100")
-        if not isinstance(figure, Figure):
-            raise BadInput(f"the figure {name} must be a matplotlib figure, not {type(figure).__name__}")
+def _drawn(figures: Mapping[str, Figure], whose: str = "") -> dict[str, bytes]:
+    """The files that figures become, by name."""
+    return {
+        f"{name}.svg": save.drawn(figure, "svg", f"{whose}cannot draw the figure {name}")
+        for name, figure in figures.items()
+    }
+
+
+def _save(results: Path, drawn: Mapping[str, bytes]) -> None:
+    for name, content in drawn.items():
+        files.write_bytes(results / name, content)
 
 
 SWEEP_QUANTITIES = ("activation_gradient_norm", *PATHS, *plot.ERRORS)  # what the figures of a sweep draw

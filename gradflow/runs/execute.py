@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from gradflow import nets
-from gradflow.data import batches, transforms
+from gradflow.data import batches
+from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
@@ -21,7 +23,7 @@ from gradflow.measure import Reading
 from gradflow.nets import stack
 from gradflow.runs.record import NET, Record
 from gradflow.runs.settings import Run
-from gradflow.training import checkpoint, optimiser, platform
+from gradflow.training import checkpoint, memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
 
@@ -36,66 +38,69 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
 
     Raises `BadInput` where the two do not fit.
     """
-    dataset = dataset or load_dataset(run)
+    return nets.build(run.net, seed=run.seed, **_of_net(run, dataset or load_dataset(run)))
+
+
+def _of_net(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """What the net of a run is built with, its seed apart."""
     height, width, channels = dataset.image_shape
     if height != width and nets.takes_image(run.net):
         raise BadInput(f"net {run.net!r} is made for square images: these are {height}x{width}")
-    return nets.build(
-        run.net,
-        classes=len(dataset.classes),
-        channels=channels,
-        seed=run.seed,
-        image=height,
-        dtype=platform.dtype(run.precision),
-        **dict(run.net_settings),
-    )
+    of_data = {"classes": len(dataset.classes), "channels": channels, "image": height}
+    return {**of_data, "dtype": platform.dtype(run.precision), **dict(run.net_settings)}
+
+
+def _structure(run: Run, dataset: Dataset, optimiser: optax.GradientTransformation) -> nnx.Module:
+    """The net of a run for its structure and shapes. Raises `BadInput`, before any weight is drawn, for one that the
+    memory cannot hold; of a net that comes with gradflow none is drawn at all.
+    """
+    own = run.net not in nets.NETS
+    try:
+        net = nets.abstract(run.net, **_of_net(run, dataset))
+    except BadInput:
+        if own:  # its constructor wants numbers: how large it is shows only when it is drawn
+            return build_net(run, dataset)
+        raise
+    memory.check(net, optimiser, run.name)
+    return build_net(run, dataset) if own else net  # a user's own may have kept arrays outside its parameters
 
 
 def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
     """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
     dataset = load_dataset(run, data)
-    net = build_net(run, dataset)
-    training = _training(run, net, dataset)
-    return training, training.start(net, run.seed)
+    training = _training(run, dataset)
+    return training, training.start(build_net(run, dataset), run.seed)
 
 
 _KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
 
 
-def _training(run: Run, net: nnx.Module, dataset: Dataset) -> Training:
+def _training(run: Run, dataset: Dataset) -> Training:
     """The last training again where its programs serve this run: they are compiled once for nets of one structure.
 
     What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it.
     """
-    keys = [(kind, run.program, dataset) for kind in _kinds(run, net)]
-    found = next((_KEPT[key] for key in keys if key in _KEPT), None)
-    if found is None:
-        _KEPT.clear()
-        found = Training(
-            net,
-            dataset,
-            optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
-            batch=run.batch,
-            transforms=tuple(run.transforms.split("+")) if run.augment else (),
-            centre=run.centre,
-        )
-    _KEPT.update(dict.fromkeys(keys, found))
-    return found
-
-
-def _kinds(run: Run, net: nnx.Module) -> list[Any]:
-    """Two nets that have one of these in common are of one structure: what they are made from, and what they are.
-
-    The latter is not known of a user's own net with a list or a dict among its attributes, nor equal where a function
-    made in its constructor is.
-    """
     # By what the net is: its name may mean another after a `chdir`.
-    made_from, structure = (nets.identity(run.net), run.net_settings), nets.structure(net)
+    asked = (nets.identity(run.net), run.net_settings), run.program, dataset
+    if asked in _KEPT:
+        return _KEPT[asked]
+    update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
+    net = _structure(run, dataset, update)
+    found = _hashable(nets.structure(net)), run.program, dataset
+    if found not in _KEPT:
+        _KEPT.clear()
+        transforms = tuple(run.transforms.split("+")) if run.augment else ()
+        _KEPT[found] = Training(net, dataset, update, batch=run.batch, transforms=transforms, centre=run.centre)
+    return _KEPT.setdefault(asked, _KEPT[found])
+
+
+def _hashable(structure: Any) -> Any:
+    """The structure of a net; of a user's own with a list or a dict among its attributes, which equals none."""
     try:
         hash(structure)
     except TypeError:
-        return [made_from]
-    return [made_from, structure]
+        return object()
+    return structure
 
 
 def _rates(run: Run) -> Callable[[int], float]:
@@ -123,7 +128,7 @@ def trained(
     """
     dataset = load_dataset(run, data)
     net = build_net(run, dataset)
-    training = _training(run, net, dataset)
+    training = _training(run, dataset)
     state = training.start(net, run.seed)
     schedule = {"test_at": run.tests, "rate_at": _rates(run), "pause_at": lambda step: step == run.steps}
     for reading, after in training.steps(state, run.seed, run.steps, **schedule):
@@ -140,8 +145,8 @@ def batch_of(run: Run, step: int = 1, data: Dataset | None = None) -> tuple[jax.
     """
     dataset = load_dataset(run, data)
     chosen = batches.indices(run.seed, step - 1, run.batch, len(dataset.train_images))
-    mean, deviation = transforms.statistics(dataset.train_images, run.centre)
-    return transforms.normalise(dataset.train_images[chosen], mean, deviation), jnp.asarray(
+    mean, deviation = image_transforms.statistics(dataset.train_images, run.centre)
+    return image_transforms.normalise(dataset.train_images[chosen], mean, deviation), jnp.asarray(
         dataset.train_labels[chosen]
     )
 
@@ -156,9 +161,8 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
-    built = [build_net(run.replace(seed=seed), dataset) for seed in seeds]
-    training = _training(run, built[0], dataset)
-    states = [training.start(net, seed) for net, seed in zip(built, seeds, strict=True)]
+    training = _training(run, dataset)
+    states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 

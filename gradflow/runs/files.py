@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, refuse_links
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 # What a file system says that has no flock, such as an NFS without its lock daemon.
@@ -57,13 +57,6 @@ def remove_temporary(folder: Path) -> None:
         for path in folder.iterdir():
             if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 path.unlink(missing_ok=True)
-
-
-def refuse_links(*paths: Path) -> None:
-    """Raises `BadInput` where one is a symbolic link: what we write or remove there would be somebody else's."""
-    for path in paths:
-        if path.is_symlink():
-            raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")
 
 
 def make_folder(folder: Path) -> None:
@@ -122,8 +115,13 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Writes `content` in place of `path` in one go; raises `BadInput` where that is not possible."""
+    write_bytes(path, content.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content` in place of `path` in one go; raises `BadInput` where that is not possible."""
     with replacing(path) as temporary:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, refuse_links
 from gradflow.runs import files
 
 FORMAT = 2  # of a run's folder; another one is refused, not guessed at
@@ -100,11 +100,11 @@ class Record:
 
         Raises `BadInput` where the folder cannot be written, or something in it is a link to somewhere else.
         """
-        files.refuse_links(self.folder)
+        refuse_links(self.folder)
         with files.lock(self.folder / "lock") as ours:
             if ours:
                 own = ("config.json", "status.json", "log.txt", self.checkpoints.name, self._metrics.name)
-                files.refuse_links(*(self.folder / name for name in own))
+                refuse_links(*(self.folder / name for name in own))
                 files.remove_temporary(self.folder)
                 files.remove_temporary(self._metrics)
             yield ours
@@ -135,8 +135,7 @@ class Record:
             part.cast(READINGS.with_metadata({**(READINGS.metadata or {}), **own})), stream, compression="zstd"
         )
         content = stream.getvalue().to_pybytes()
-        with files.replacing(self._metrics / f"part-{last:09d}-{_digest(content)}.parquet") as temporary:
-            temporary.write_bytes(content)
+        files.write_bytes(self._metrics / f"part-{last:09d}-{_digest(content)}.parquet", content)
         self._rows.clear()
 
     @property
@@ -166,13 +165,15 @@ class Record:
         return table.replace_schema_metadata(READINGS.metadata)
 
     def _found(self) -> list[tuple[int, Path]]:
-        """Last step and path of the files that are named as we name parts."""
+        """Last step and path of the files that are named as we name parts. Raises `BadInput` where one is a link."""
         names = ((_PART.fullmatch(path.name), path) for path in self._metrics.glob("part-*.parquet"))
-        return sorted((int(match[1]), path) for match, path in names if match)
+        found = sorted((int(match[1]), path) for match, path in names if match)
+        refuse_links(*(path for _, path in found))
+        return found
 
     def _parts(self) -> list[_Part]:
         """The parts in order. Raises `BadInput` unless each is whole, of this run, and begins after the one before."""
-        files.refuse_links(self._metrics)
+        refuse_links(self._metrics)
         parts, before = [], 0
         for last, path in self._found():
             try:
@@ -227,6 +228,7 @@ def read_parquet(path: Path) -> pa.Table:
 def _read(source: Any, path: Path) -> pa.Table:
     try:
         table = pq.read_table(source)
+        table.validate(full=True)  # names are text, and each row has one of them
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove it and run again") from error
     found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode(errors="replace")

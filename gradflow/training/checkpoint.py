@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, refuse_links
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
@@ -52,10 +52,9 @@ def latest(folder: Path, like: Any, run: str) -> tuple[int, Any] | None:
 
 def drop_after(folder: Path, step: int) -> None:
     """Removes our checkpoints newer than `step`, and what a crash left of one: it would be in the way of new ones."""
-    for path in folder.glob("*"):
-        match = _OURS.fullmatch(path.name)
-        if match and (match[2] or int(match[1]) > step):
-            path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+    for path, number, whole in _found(folder):
+        if number > step or not whole:
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def exists(folder: Path) -> bool:
@@ -67,6 +66,16 @@ def _whose(run: str, step: int) -> dict[str, Any]:
     return {"run": run, "step": step}
 
 
+def _found(folder: Path) -> list[tuple[Path, int, bool]]:
+    """What is named as ours: path, step, and whether it is a checkpoint or what a crash left of one.
+
+    Raises `BadInput` where one is a link.
+    """
+    names = ((path, _OURS.fullmatch(path.name)) for path in folder.glob("[0-9]*"))
+    found = [(path, int(match[1]), not match[2]) for path, match in names if match]
+    refuse_links(*(path for path, *_ in found))
+    return found
+
+
 def _steps(folder: Path) -> list[int]:
-    names = (path.name for path in folder.glob("[0-9]*") if _OURS.fullmatch(path.name))
-    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):09d}")
+    return sorted(step for path, step, whole in _found(folder) if whole and path.name == f"{step:09d}")

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -165,23 +165,37 @@ def cores() -> int:
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
     """The cores that the control groups of this process allow, at least 1; None where they set no limit.
 
-    Linux, cgroup-v2.rst (`cpu.max` of the group and of all above it) and sched-bwc.rst (version 1).
+    Linux, cgroup-v2.rst (`cpu.max`) and sched-bwc.rst (version 1): of the process's own group and of all above it.
     """
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        group = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
-        inside = root / group.strip("/")
-        for folder in (inside, *inside.parents):
-            if (folder / "cpu.max").is_file():
-                found.append((folder / "cpu.max").read_text().split())
-    with contextlib.suppress(OSError):
-        found.append([(root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")])
-    shares = [
-        int(one) / int(period)
-        for one, period in (pair for pair in found if len(pair) == 2)
-        if one.isdecimal() and period.isdecimal() and int(period)
-    ]
+    groups = "0::/\n1:cpu:/"
+    with contextlib.suppress(OSError, ValueError):
+        groups = own.read_text() or groups
+    shares = [share for folder in _groups(root, groups) if (share := _share(folder)) is not None]
     return max(1, math.ceil(min(shares))) if shares else None
+
+
+def _groups(root: Path, own: str) -> Iterator[Path]:
+    """The folders of the control groups that share out processor time, `own` being what the kernel says of a process.
+
+    In a container a group may be called by its name outside; its folder is then that at the top.
+    """
+    for line in own.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        mounts = [root / "cpu", root / controllers] if "cpu" in controllers.split(",") else []
+        for mount in mounts if controllers else [root]:
+            inside = mount / group.strip("/")
+            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(mount))
+
+
+def _share(folder: Path) -> float | None:
+    """The cores that one control group allows; None where it sets no limit."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = (word for name in names for word in (folder / name).read_text().split())
+            if quota.isdecimal() and period.isdecimal():
+                return int(quota) / int(period)
+    return None
 
 
 def check_devices() -> None:

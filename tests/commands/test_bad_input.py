@@ -84,6 +84,7 @@ CASES = {
     "results that are not there": (("plot", "nowhere"), "nowhere is no results folder"),
     "an unknown net to describe": (("describe", "resnet"), "'resnet'", "plain, residual"),
     "too large a batch": ((*SWEEP, "--batch", 100_000), "100000", "training images"),
+    "too large a net": ((*SWEEP, "--width", 65_536), "TiB of memory", "GRADFLOW_MAX_NET_BYTES"),
     "too small an image": ((*SWEEP, "--image-size", 2), "2", "at least"),
 }
 

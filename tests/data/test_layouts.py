@@ -275,6 +275,77 @@ def test_a_folder_images_between_a_class_and_its_images(tmp_path):
     assert digest(str(tmp_path)) == before
 
 
+def tiny_imagenet(folder: Path, table: bytes | None = None) -> Path:
+    """As `image_folder`, in the layout of Tiny ImageNet; its table with boxes, or what is given."""
+    image_folder(folder)
+    for file in (folder / "train").glob("*/*.png"):
+        (file.parent / "images").mkdir(exist_ok=True)
+        file.rename(file.parent / "images" / f"{file.parent.name}_{file.stem}.JPEG")
+    images = folder / "val" / "images"
+    images.mkdir(parents=True)
+    for file in (folder / "test").glob("*/*.png"):
+        file.rename(images / f"val_{file.stem}.JPEG")
+    shutil.rmtree(folder / "test")
+    (folder / "test" / "images").mkdir(parents=True)  # whose classes are kept secret
+    (folder / "test" / "images" / "test_0.JPEG").write_bytes(png(pixels(1)[0]))
+    (folder / "wnids.txt").write_text("ant\nbee\ncat\n")
+    (folder / "val" / "val_annotations.txt").write_bytes(ANNOTATIONS if table is None else table)
+    return folder
+
+
+ANNOTATIONS = b"val_002.JPEG\tcat\t0\t32\t44\t62\nval_000.JPEG\tant\t52\t55\t57\t59\nval_001.JPEG\tbee\t4\t0\t60\t55\n"
+
+
+@pytest.mark.parametrize("table", [ANNOTATIONS, ANNOTATIONS.replace(b"\n", b"\r\n\r\n")], ids=["as it is", "Windows"])
+def test_the_layout_of_tiny_imagenet(tmp_path, table):
+    ours = load_data(str(tiny_imagenet(tmp_path / "tiny", table)))
+    theirs = load_data(str(image_folder(tmp_path / "folders")))
+    assert ours.digest == theirs.digest
+    assert ours.classes == NAMES
+    assert ours.test_labels.tolist() == [0, 1, 2]
+
+
+def test_an_edited_table_of_classes_is_seen(tmp_path):
+    before = load_data(str(tiny_imagenet(tmp_path)))
+    (tmp_path / "val" / "val_annotations.txt").write_bytes(ANNOTATIONS.replace(b"cat", b"bee"))
+    assert load_data(str(tmp_path)).test_labels.tolist() == [0, 1, 1]
+    assert load_data(str(tmp_path)).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (ANNOTATIONS.replace(b"val_000", b"val_9"), "line 2 is of 'val_9.JPEG', which is no image beside it"),
+        (ANNOTATIONS.replace(b"val_000", b"../images/val_000"), "which is no image beside it"),
+        (ANNOTATIONS.replace(b"val_000.JPEG", b"/etc/passwd"), "line 2 is of '/etc/passwd', which is no image"),
+        (ANNOTATIONS.replace(b"val_000.JPEG\tant", b"val_000.JPEG ant"), "line 2 "),
+        (ANNOTATIONS.replace(b"\tant\t", b"\t\t"), "line 2 names no class"),
+        (ANNOTATIONS.replace(b"\tant\t", b"\tdog\t"), "no training image has dog"),
+        (ANNOTATIONS.replace(b"ant", b"ant\x1b[31m"), "no training image has"),
+        (ANNOTATIONS.replace(b"ant", b"\xff\xfe"), "is not text in UTF-8 (byte "),
+        (ANNOTATIONS + b"val_000.JPEG\tbee\n", "line 4 is of 'val_000.JPEG', as a line before it"),
+        (ANNOTATIONS[: ANNOTATIONS.index(b"\n")], "has no line of 'val_000.JPEG'"),
+        (b"", "has no line of 'val_000.JPEG'"),
+        (b"\0" * 100, "line 1 names no class"),
+    ],
+)
+def test_a_table_of_classes_that_does_not_fit_is_one_line(tmp_path, table, why):
+    refused(tiny_imagenet(tmp_path, table), why)
+
+
+def test_without_its_table_of_classes_a_split_is_not_seen(tmp_path):
+    (tiny_imagenet(tmp_path) / "val" / "val_annotations.txt").unlink()
+    refused(tmp_path, "has no test split with labels", "--validation K")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_table_of_classes_that_never_ends_is_refused(tmp_path):
+    path = tiny_imagenet(tmp_path) / "val" / "val_annotations.txt"
+    path.unlink()
+    os.mkfifo(path)
+    refused(tmp_path, "is a pipe")
+
+
 # IDX
 
 

@@ -15,6 +15,7 @@ from naive import build, digits, filled, loss, signals, three_modules
 
 from gradflow import nets
 from gradflow.arrays import Heads
+from gradflow.nets import stack
 from gradflow.nets.layers import atoms as layers
 from gradflow.nets.layers import initialisers, normalisations
 from gradflow.training.step import gradients
@@ -50,6 +51,17 @@ CASES = {
     "residual with hidden layers": Case("residual", {"depth": 8, "width": 4, "head": "fc"}, 10 + 9, 0.1),
     "residual that does not widen": Case("residual", {"depth": 8, "width": 4, "widen": False}, 8 + 9, 0.1),
 }
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_without_weights_it_has_the_structure_and_the_shapes_that_it_has_with_them(case):
+    def form(net):
+        graph, *trees = nets.split(stack.stack_units(net, 64))
+        return graph, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), trees)
+
+    shapes, drawn = (make(case.name, **SMALL, **case.settings) for make in (nets.abstract, nets.build))
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nets.split(shapes)[1:]))
+    assert form(shapes) == form(drawn)
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -6,11 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
-from matplotlib.figure import Figure
 
 import gradflow as gf
 from gradflow.claims.experiment import Experiment
-from gradflow.errors import BadInput
 from gradflow.reports import report
 from gradflow.reports.live import View
 from gradflow.reports.summary import summary
@@ -20,20 +18,69 @@ HOSTILE = "<img src=x>|[link](there)\n# heading \x1b[31m$x$ [red]"
 ILLEGAL = ("../../escaped", "a/b", "a\\b", "", "/absolute", "..", ".hidden", "two\nlines", "a" * 101, "a\0b", 3, None)
 
 
-@pytest.mark.parametrize("name", ILLEGAL, ids=ascii)
-def test_a_figure_has_a_plain_name(name, tmp_path):
-    with pytest.raises(BadInput, match="cannot be called"):
-        report.draw(tmp_path / "results", {"good": Figure(), name: Figure()})
-    assert not [*tmp_path.rglob("*")]
+OWN = r'''"""An experiment of one run that nothing is claimed of."""
+import gradflow as gf, pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+RUNS = pd.DataFrame({"run": ["a"], "net": ["n"], "seed": [0], "steps": [1], "status": ["done"]})
+READINGS = pd.DataFrame(
+    {"run": ["a"], "step": [1], "layer": [""], "position": [-1], "quantity": ["loss"], "value": [1.0]}
+)
+def measure(preset, folder, **overrides):
+    return RUNS, READINGS
+def verdict(table):
+    return gf.Verdict("title", ())
+def formula():
+    figure = Figure()
+    figure.suptitle(r"$\nonsense{$")
+    return figure
+def ticks():
+    figure = Figure()
+    figure.subplots().xaxis.set_major_formatter(FuncFormatter(lambda value, place: {}[value]))
+    return figure
+def figure(table, verdict):
+    return {}
+'''
+WRONG = {
+    **{f"called {name!a}": (f"{{'good': Figure(), {name!r}: Figure()}}", "cannot be called") for name in ILLEGAL},
+    "no dictionary": ("None", "figure must return a dictionary of names and matplotlib figures, not NoneType"),
+    "figures alone": ("[Figure()]", "figure must return a dictionary of names and matplotlib figures, not list"),
+    **{
+        f"{name} is no figure": (f"{{'good': Figure(), 'bad': {name}}}", "the figure bad is a ")
+        for name in ("None", "'text'", "[Figure()]", "3")
+    },
+}
+UNDRAWABLE = {"a formula that is none": "{'good': Figure(), 'bad': formula()}", "ticks that raise": "{'bad': ticks()}"}
 
 
-@pytest.mark.parametrize("figure", [None, "text", [Figure()], 3])
-def test_a_figure_is_a_figure(figure, tmp_path):
-    with pytest.raises(BadInput, match="the figure bad must be a matplotlib figure"):
-        report.draw(tmp_path / "results", {"good": Figure(), "bad": figure})
-    with pytest.raises(BadInput, match="figure must return a dictionary"):
-        report.draw(tmp_path / "results", figure)
-    assert not [*tmp_path.rglob("*")]
+def run_own(folder, figures: str):
+    (folder / "own.py").write_text(OWN.replace("return {}", f"return {figures}"))
+    return call("run", folder / "own.py", "--results", folder / "results")
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_figure_names_the_line_and_leaves_no_verdict(case, tmp_path):
+    figures, why = WRONG[case]
+    result = run_own(tmp_path, figures)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert why in result.err
+    assert f"{tmp_path / 'own.py'}: figure must return " in result.err
+    assert f"(line {1 + OWN.splitlines().index('def figure(table, verdict):')})" in result.err
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"own.py", "runs.csv", "readings.parquet", "publish.lock"}
+
+
+@pytest.mark.parametrize("case", UNDRAWABLE)
+def test_a_figure_that_cannot_be_drawn_leaves_the_folder_as_it_was(case, tmp_path):
+    assert run_own(tmp_path, "{'before': Figure()}").code == 0
+    folder = tmp_path / "results" / "own"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".svg", ".json", ".md")}
+    assert {*before} == {"before.svg", "verdict.json", "README.md"}
+    result = run_own(tmp_path, UNDRAWABLE[case])
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'own.py'}: cannot draw the figure bad: " in result.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
+    assert not (folder / "good.svg").exists()
 
 
 GOOD = {"experiment": "border", "outcome": "PASS", "made": {"command": "gradflow run border"}}

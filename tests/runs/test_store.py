@@ -241,6 +241,40 @@ def test_a_link_to_somewhere_else_is_refused_and_what_is_there_stays(tmp_path, n
     assert (elsewhere / "000000009").read_text() == "somebody's"
 
 
+@pytest.mark.parametrize("name", ["000000009", "000000003", "000000009.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda folder: checkpoint.drop_after(folder, 3),
+        lambda folder: checkpoint.latest(folder, TREE, "run"),
+        lambda folder: checkpoint.save(folder, 11, TREE, "run"),
+        checkpoint.exists,
+    ],
+    ids=["drop_after", "latest", "save", "exists"],
+)
+def test_a_link_that_is_named_as_a_checkpoint_is_refused_and_stays(tmp_path, name, use):
+    checkpoint.save(tmp_path / "elsewhere", 9, TREE, "run")
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, 5, TREE, "run")
+    (folder / name).symlink_to(tmp_path / "elsewhere" / "000000009")
+    with pytest.raises(BadInput, match=rf"{name} is a symbolic link, which is not followed"):
+        use(folder)
+    assert (folder / name).is_symlink()
+    assert (folder / "000000005").is_dir()
+    assert checkpoint.latest(tmp_path / "elsewhere", TREE, "run")
+
+
+@pytest.mark.parametrize("use", [lambda record: record.drop_after(0), lambda record: record.readings()])
+def test_a_link_that_is_named_as_a_part_is_refused_and_stays(tmp_path, use):
+    record = make(tmp_path, 0)
+    part = parts(record)[-1]
+    part.rename(tmp_path / "elsewhere")
+    part.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match=rf"{part.name} is a symbolic link, which is not followed"):
+        use(record)
+    assert part.is_symlink()
+
+
 def test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command(tmp_path):
     sweep = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0, "--results", tmp_path / "results")
     assert call(*sweep).code == 0

@@ -1,8 +1,11 @@
 """Many runs: what is skipped, what diverges, what fails, who does what; and what a person sees of it."""
 
+import contextlib
+import io
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from gradflow.errors import BadInput
 from gradflow.reports.live import View
 from gradflow.runs import pool, sweep
 from gradflow.runs.record import Record
+from gradflow.training import memory
 from gradflow.training import platform as runtime
 
 DIVERGING = ("sweep", "--net", "plain", *TINY, "--normalisation", "none", "--steps", 8, "--record", 100)
@@ -87,8 +91,9 @@ def test_figures_are_functions_of_the_tables_alone(diverging, tmp_path):
     assert result.out.split() == [str(tmp_path / name) for name in ("gradient_norm.svg", "film.svg", "errors.svg")]
 
 
-def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path):
-    """A net of 200,000 channels fits no memory. Its traceback is in its log; the terminal has one line."""
+def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path, monkeypatch):
+    """A net of 65,000 channels fits no memory. Its traceback is in its log; the terminal has one line."""
+    monkeypatch.setenv(memory.VARIABLE, str(10**15))  # more than there is: else it is refused, as are the others
     command = (
         "sweep",
         "--net",
@@ -171,6 +176,34 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
         "plain-10-batch-seed0: another command is running it; left to that one",
         "[3/3] failed   plain-12-batch-seed0  ValueError: no",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+@pytest.mark.parametrize("goes", ["before", "while it is drawn", "and the stream is closed"])
+def test_a_terminal_that_goes_leaves_the_sweep_alone(monkeypatch, goes):
+    master, slave = os.openpty()
+    raw = os.fdopen(slave, "wb", buffering=0)
+    terminal = io.TextIOWrapper(io.BufferedWriter(raw))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    if goes == "before":
+        os.close(master)
+    with View(total=2, finished=1) as view:
+        assert bool(view.live) == (goes != "before")
+        view(event("started"))
+        if goes != "before":
+            os.close(master)
+        if goes == "and the stream is closed":
+            with contextlib.suppress(OSError):
+                terminal.close()
+        view(event("reading", **READING))
+        view(event("note", text="begins anew"))
+        time.sleep(0.3)  # the live view refreshes by itself, in a thread of its own
+        view(event("failed", reason="ValueError: no"))
+    with contextlib.suppress(OSError):
+        terminal.close()
+    raw.close()  # which the stream leaves open where it cannot write what is left
+    assert view.finished == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")

@@ -237,6 +237,20 @@ def test_a_truncated_published_table_is_one_line(tmp_path, name):
     one_line(error)
 
 
+@pytest.mark.parametrize("column", ["run", "layer", "quantity"])
+def test_a_published_name_that_is_no_text_is_one_line(tmp_path, column):
+    table.publish(tmp_path, *table.collect([make(tmp_path, "run", 0)]))
+    path = tmp_path / "readings.parquet"
+    readings = pq.read_table(path)
+    ends = pa.py_buffer(np.array([0, 1], np.int32).tobytes())
+    names = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\x80")])
+    wrong = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(readings), np.int32)), names)
+    pq.write_table(readings.set_column(readings.schema.get_field_index(column), column, wrong), path)
+    with pytest.raises(BadInput, match=r"cannot read .*readings.parquet: .*Invalid UTF8.*; remove it and run") as error:
+        gf.load(tmp_path)
+    one_line(error)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "3", "\xff"])
 @pytest.mark.parametrize("name", ["config.json", "status.json"])
 def test_a_broken_json_file_is_one_line(tmp_path, name, content):

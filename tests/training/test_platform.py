@@ -17,6 +17,25 @@ CASES = [
     ({"a/b/cpu.max": "100000 100000", "a/cpu.max": "300000 100000"}, "0::/a/b\n", 1),
     ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4:cpu:/x\n", 4),
     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4:cpu:/x\n", None),
+    # Version 1: the group's own folder and those above it; in a container perhaps only the one at the top.
+    ({"cpu/a/b/cpu.cfs_quota_us": "200000", "cpu/a/b/cpu.cfs_period_us": "100000"}, "4:cpu:/a/b\n", 2),
+    ({"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, "2:cpu,cpuacct:/a/b", 1),
+    (
+        {
+            "cpu/cpu.cfs_quota_us": "800000",
+            "cpu/cpu.cfs_period_us": "100000",
+            "cpu/a/cpu.cfs_quota_us": "300000",
+            "cpu/a/cpu.cfs_period_us": "100000",
+            "cpu/other/cpu.cfs_quota_us": "100000",
+            "cpu/other/cpu.cfs_period_us": "100000",
+        },
+        "9:name=systemd:/other\n4:memory:/other\n3:cpuset:/other\n2:cpu:/a\n0::/\n",
+        3,
+    ),
+    ({"cpu/a/cpu.cfs_quota_us": "200000"}, "4:cpu:/a\n", None),
+    ({"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "0"}, "4:cpu:/a\n", None),
+    ({"cpu.max": "200000 100000"}, "no line of the kernel's\n::\n0::/\n", 2),
+    ({"cpu.max": "200000 100000"}, "", 2),
     ({"cpu.max": "nonsense 0\n"}, "0::/\n", None),
     ({}, "0::/somewhere\n", None),
 ]

@@ -1,9 +1,11 @@
 """The initialisations of weights by name, from delta-orthogonal to plain normal."""
 
+import contextlib
+import contextvars
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,18 @@ from flax.nnx import initializers
 from jax import core
 
 from gradflow.errors import BadInput, choose
+
+_SHAPES_ALONE = contextvars.ContextVar("shapes alone", default=False)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Inside, weights are of no meaning, and nothing of their size is computed: a key that is traced gives shapes."""
+    token = _SHAPES_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ALONE.reset(token)
 
 
 def delta_orthogonal(gain: float = 1.0, dtype=jnp.float32):
@@ -74,6 +88,8 @@ def _soon_compiled(initialise: Callable) -> Callable:
     @functools.wraps(initialise)
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
+        if _SHAPES_ALONE.get():
+            return jnp.broadcast_to(jax.random.uniform(key, (), dtype), shape)
         # Only the outermost function may have compile options, and these are for the CPU's compiler.
         if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
             return initialise(key, shape, dtype)
