@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 
 from gradflow import nets
@@ -17,7 +18,7 @@ from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.nets import stack
 from gradflow.runs.record import NET, Record
-from gradflow.runs.settings import Run
+from gradflow.runs.settings import Run, own_settings
 from gradflow.training import checkpoint, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
@@ -51,20 +52,37 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
 def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
     """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
     dataset = load_dataset(run, data)
-    training = _training(run.program, nets.identity(run.net), dataset)
-    return training, training.start(build_net(run, dataset), run.seed)
+    net = build_net(run, dataset)
+    training = _training(run, net, dataset)
+    return training, training.start(net, run.seed)
 
 
-@functools.lru_cache(maxsize=1)  # by what the net and the data are: their names may mean others after a `chdir`
-def _training(run: Run, net: str, dataset: Dataset) -> Training:
-    return Training(
-        build_net(run, dataset),
-        dataset,
-        optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay),  # the rate comes in step by step
-        batch=run.batch,
-        transforms=tuple(run.transforms.split("+")) if run.augment else (),
-        centre=run.centre,
-    )
+_compiled: list[tuple[Any, Training]] = []  # what was compiled last, and what it depends on
+
+
+def _training(run: Run, net: nnx.Module, dataset: Dataset) -> Training:
+    """That of the run before, where it fits."""
+    own = [value for name, value in run.program.settings.items() if name in own_settings() and name != "net"]
+    program = own, _structure(run, net), dataset
+    if not _compiled or _compiled[0][0] != program:
+        _compiled.clear()  # its memory may be needed
+        rule = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
+        transforms = tuple(run.transforms.split("+")) if run.augment else ()
+        training = Training(net, dataset, rule, batch=run.batch, transforms=transforms, centre=run.centre)
+        _compiled.append((program, training))
+    return _compiled[0][1]
+
+
+def _structure(run: Run, net: nnx.Module) -> Any:
+    """What of a net is compiled: not those settings that decide its first weights alone, as an initialisation does.
+
+    Of a user's own net all settings and its file: two of these may differ in what only looks the same, or cannot be
+    compared, such as a function made anew for each.
+    """
+    if run.net not in nets.NETS:
+        return run.net_settings, nets.identity(run.net)
+    graph, *weights = nets.split(net)
+    return graph, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), weights)
 
 
 def _rates(run: Run) -> Callable[[int], float]:
@@ -93,8 +111,9 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
-    training = _training(run.program, nets.identity(run.net), dataset)
-    states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
+    built = {seed: build_net(run.replace(seed=seed), dataset) for seed in seeds}
+    training = _training(run, built[seeds[0]], dataset)
+    states = [training.start(net, seed) for seed, net in built.items()]
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 
