@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradflow.errors import BadInput
+
 # The variance of a weight times the fan-in, at a gain of 1, for a layer whose input and output are equally wide.
 VARIANCES = {"he": 2.0, "glorot": 1.0, "lecun": 1.0, "orthogonal": 1.0}
 _CELLS = 2000  # in which a normal variable between -10 and 10 deviations is integrated
@@ -37,6 +39,22 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x))),
 }
+
+
+# What of a net the laws are about: without a border, no projection and nothing but the identity on the path.
+COVERED = {"padding": ("circular",), "order": ("post",), "shortcut": ("A",), "family": ("cifar",)}
+COVERED |= {"pooling": ("stride",), "normalisation": ("none", "batch"), "activation": tuple(ACTIVATIONS)}
+
+
+def check_law(**settings: Any) -> None:
+    """Raises `BadInput` for a setting, one value or a tuple of several, of which `gradient_law` and `gradient_course`
+    know nothing: before runs that are to be judged by them.
+    """
+    for name, value in settings.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if one not in COVERED.get(name, (one,)):
+                legal = " or ".join(COVERED[name])
+                raise BadInput(f"{name} {one} is not legal here: the laws that this experiment judges by need {legal}")
 
 
 def moments(activation: str, variance: float) -> Moments:
@@ -104,7 +122,7 @@ def gradient_course(
 
 
 def _layers(variances: Sequence[float], batch: bool, activation: str) -> dict[int, float]:
-    """log10 of the gradient norm at the output of each layer but the last, the stem's at position 1, but for a constant."""
+    """log10 of the gradient norm, but for a constant, at the output of each layer; the stem's has position 1."""
     square, centred, factors = 1.0, 1.0, []
     for variance in variances[:-1]:
         after = moments(activation, 1.0 if batch else variance * square)

@@ -58,13 +58,16 @@ NUMPY = {
 }
 
 
-def simulated(net: str, batch: bool, activation: str, variance: float, depth: int, width: int = 256) -> dict[int, float]:
+def simulated(
+    net: str, batch: bool, activation: str, variance: float, depth: int, width: int = 256
+) -> dict[int, float]:
     """log10 gradient norms of one wide fully connected net, forward and backward by hand: the laws' second source.
 
     Batch norm over 128 examples, its backward pass in full.
     """
     draw, (phi, derivative) = np.random.default_rng(7), NUMPY[activation]
     weights = [draw.normal(size=(width, width)) * math.sqrt(variance / width) for _ in range(depth - 1)]
+    shortcut = float(net == "residual")
     backs, x = [], draw.normal(size=(128, width))
 
     def layer(x, w):
@@ -82,9 +85,8 @@ def simulated(net: str, batch: bool, activation: str, variance: float, depth: in
     for first in range(1, depth - 2, 2):
         y, one = activated(*layer(x, weights[first]))
         y, two = layer(y, weights[first + 1])
-        residual = net == "residual"
-        u = y + x if residual else y
-        backs.append(lambda g, u=u, one=one, two=two: one(two(g * derivative(u))) + residual * g * derivative(u))
+        u = y + shortcut * x
+        backs.append(lambda g, u=u, one=one, two=two: one(two(g * derivative(u))) + shortcut * g * derivative(u))
         x = phi(u)
     g = draw.normal(size=x.shape)
     norms = {1 + 2 * len(backs): np.log10(np.linalg.norm(g))}
@@ -101,9 +103,7 @@ def test_the_course_is_that_of_a_wide_net_in_numpy(net, batch, activation, varia
     """Within a tenth of a decade over 14 layers, at every unit: variances of He and about of normal(0.01)."""
     seen = simulated(net, batch, activation, variance, depth=16)
     kernels = [(256, 256)] * 16
-    told = gf.gradient_course(
-        net, kernels, f"lecun({math.sqrt(variance)})", "batch" if batch else "none", activation
-    )
+    told = gf.gradient_course(net, kernels, f"lecun({math.sqrt(variance)})", "batch" if batch else "none", activation)
     assert told is not None
     last = max(seen)
     for position, height in seen.items():
