@@ -31,6 +31,23 @@ def test_what_no_law_is_known_of_is_none(unknown):
         assert gf.gradient_course(**{"net": "plain", "kernels": [(8, 8)] * 4, **unknown}) is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"padding": ("circular", "zero")}, "padding zero"),
+        ({"activation": "gelu"}, "activation gelu"),
+        ({"order": ("pre",)}, "order pre"),
+        ({"normalisation": ("batch", "layer")}, "normalisation layer"),
+    ],
+)
+def test_what_no_law_covers_is_refused_in_one_line(settings, named):
+    with pytest.raises(gf.BadInput) as error:
+        gf.check_law(depth=(8, 18), **settings)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+    gf.check_law(padding=("circular",), activation=("relu", "tanh"), normalisation="none", learning_rate=0.1)
+
+
 def test_moments_are_those_of_the_published_critical_point():
     """Pennington et al. 2017 (arXiv:1711.04735): tanh with sigma_w^2 = 1.05 is critical at sigma_b^2 =
     2.01e-5, so at the fixed point of the variance map its chi is 1. And of a sigmoid at 0 by its derivative, 1/4.
