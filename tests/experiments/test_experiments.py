@@ -287,7 +287,7 @@ def test_a_depth_sweep_of_another_activation_is_judged_by_its_law(smoke):
     frame: Any = gf.load(folder)
     chosen = experiment.load(name)
     relu, tanh = (chosen.verdict(frame.assign(activation=kind)).findings[0] for kind in ("relu", "tanh"))
-    laws = [gf.gradient_law("plain", "glorot", "none", kind, 10) for kind in ("relu", "tanh")]
+    laws = [gf.gradient_law("plain", "glorot", "none", kind, 10) or 0.0 for kind in ("relu", "tanh")]
     for seed, value in relu.per_seed.items():
         assert value - tanh.per_seed[seed] == pytest.approx(10 * (laws[1] - laws[0]))
 
