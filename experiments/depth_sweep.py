@@ -121,6 +121,7 @@ CLAIMS = {
 def runs(preset, seeds=None, **overrides):
     """Twins of each depth from each start, same seeds, same batches: many seeds for one step, a few trained."""
     settings, (many, few) = PRESETS[preset] | overrides, SEEDS[preset]
+    gf.check_law(**settings)
     first = settings | {"steps": (1,), "evaluations": (0,)}
     at_start = gf.variants(list(STARTS.values()), many if seeds is None else seeds, **first)
     trained = gf.variants(list(STARTS.values()), few if seeds is None else seeds, **settings)
@@ -136,7 +137,7 @@ def verdict(table):
     """The deepest nets at initialisation and at the end, seed by seed; the regime of every net beside them."""
     first, trained = parts(table)
     decades, deepest = gf.gradient_decades(first, step=1, by=BY), int(table.depth.max())
-    shallowest = int(table.depth.min())
+    shallowest, activation = int(table.depth.min()), first.activation.iloc[0]
     loss = gf.final_loss(trained, by=BY)
 
     def at(start, net, numbers=decades, depth=deepest):
@@ -144,7 +145,8 @@ def verdict(table):
         return gf.per_seed(numbers, net=net, depth=depth, **chosen)
 
     def law(start, net):
-        slope = gf.gradient_law(net, *(STARTS[start][name] for name in BY[2:]))
+        settings = {"activation": activation, "depth": deepest, **STARTS[start]}
+        slope = gf.gradient_law(net, **settings)
         assert slope is not None  # None is only of a residual net with batch norm
         return deepest * slope
 
@@ -199,7 +201,7 @@ def figure(table, verdict):
     first, trained = parts(table)
     note, steps = gf.plot.caption(trained), int(trained.steps.max())
     laws = {
-        run.run: gf.gradient_law(run.net, run.initialisation, run.normalisation)
+        run.run: gf.gradient_law(run.net, run.initialisation, run.normalisation, run.activation, run.depth)
         for run in first.drop_duplicates("run").itertuples()
     }
     drawn = {

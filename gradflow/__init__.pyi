@@ -25,6 +25,8 @@ from .claims.statistics import reading_at as reading_at
 from .claims.statistics import run_column as run_column
 from .claims.statistics import spine as spine
 from .claims.theory import border_decades as border_decades
+from .claims.theory import check_law as check_law
+from .claims.theory import gradient_course as gradient_course
 from .claims.theory import gradient_law as gradient_law
 from .claims.verdict import Claim as Claim
 from .claims.verdict import Verdict as Verdict

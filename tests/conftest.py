@@ -22,7 +22,7 @@ install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 # beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
     # The smoke runs of all experiments but two: `arithmetic` and `spatial` go the same way through runs, verdict and
-    # figures. (The tables that are committed are judged and drawn by faster tests, of every experiment.)
+    # figures. (The tables that are committed are judged by faster tests, in tests/test_readme.py.)
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -41,6 +41,10 @@ SLOW = (
             "vgg_depth",
             "nin_head",
             "overhead",
+            "identity_path",
+            "planted_faults",
+            "regimes",
+            "unrolling",
         )
     ),
     *(  # of the smoke runs of depth_sweep and degradation

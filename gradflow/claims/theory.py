@@ -1,23 +1,183 @@
-"""What mean-field theory says of the gradient in an untrained ReLU net: by which factor a layer changes its norm.
+"""What mean-field theory says of the gradient in an untrained net: by which factor a layer changes its norm.
 
-The theory is of wide layers of one width with full windows, whose weights have mean 0 and variance s / fan-in. It takes
-the weights of the backward pass for independent of those of the forward pass. A factor is told as a slope in decades a
-layer, as `gradient_slope` measures it: positive where the gradient shrinks on its way to the input.
+The theory is of wide layers with full windows, whose weights have mean 0 and variance s / fan-in, and whose biases are
+0. It takes the weights of the backward pass for independent of those of the forward pass. A factor is told as a slope
+in decades a layer, as `gradient_slope` measures it: positive where the gradient shrinks on its way to the input.
 """
 
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradflow.errors import BadInput
+
 # The variance of a weight times the fan-in, at a gain of 1, for a layer whose input and output are equally wide.
-VARIANCES = {"he": 2.0, "glorot": 1.0, "lecun": 1.0}
+VARIANCES = {"he": 2.0, "glorot": 1.0, "lecun": 1.0, "orthogonal": 1.0}
+_CELLS = 2000  # in which a normal variable between -10 and 10 deviations is integrated
+_NEURONS = 20_000  # that are followed through a residual net, each with the noise of its own branch
 
 
-def gradient_law(net: str, initialisation: str = "he", normalisation: str = "none") -> float | None:
+class Moments(NamedTuple):
+    """Of an activation phi of a normal variable: what a layer does to signal and gradient depends on these alone."""
+
+    mean: float  # E[phi]
+    square: float  # E[phi^2], the mean included
+    slope: float  # E[phi'^2]: the share of the squared gradient that it passes
+
+
+def _sigmoid(x: Any) -> Any:
+    return 0.5 + 0.5 * np.tanh(x / 2)
+
+
+# Each with its derivative.
+ACTIVATIONS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
+    "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x))),
+}
+
+
+# What of a net the laws are about: without a border, no projection and nothing but the identity on the path.
+COVERED = {"padding": ("circular",), "order": ("post",), "shortcut": ("A",), "family": ("cifar",)}
+COVERED |= {"pooling": ("stride",), "normalisation": ("none", "batch"), "activation": tuple(ACTIVATIONS)}
+
+
+def check_law(**settings: Any) -> None:
+    """Raises `BadInput` for a setting, one value or a tuple of several, of which `gradient_law` and `gradient_course`
+    know nothing: before runs that are to be judged by them.
+    """
+    for name, value in settings.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if one not in COVERED.get(name, (one,)):
+                legal = " or ".join(COVERED[name])
+                raise BadInput(f"{name} {one} is not legal here: the laws that this experiment judges by need {legal}")
+
+
+def moments(activation: str, variance: float) -> Moments:
+    """Those of the activation of a normal variable with mean 0 and this variance; `ACTIVATIONS` are known."""
+    phi, derivative = ACTIVATIONS[activation]
+    z = 20 * (np.arange(_CELLS) + 0.5) / _CELLS - 10
+    weight = np.exp(-(z**2) / 2)
+    weight, x = weight / weight.sum(), math.sqrt(variance) * z
+    return Moments(*(float(weight @ y) for y in (phi(x), phi(x) ** 2, derivative(x) ** 2)))
+
+
+def weight_variance(initialisation: str, kernel: Sequence[int]) -> float | None:
+    """s: the variance of a weight times the fan-in, for a kernel `(..., in, out)`; None for an unknown initialisation.
+
+    Where a layer is wider than its fan-in, orthogonal weights have rows, not columns, of length one.
+    """
+    kind, number = _named(initialisation)
+    *window, channels_in, channels_out = kernel
+    area = math.prod(window)
+    fan_in, fan_out, gain = area * channels_in, area * channels_out, (1.0 if number is None else number) ** 2
+    if kind == "normal":
+        return fan_in * gain
+    if kind not in VARIANCES:
+        return None
+    same = VARIANCES[kind] * gain
+    return same * {"glorot": 2 * fan_in / (fan_in + fan_out), "orthogonal": min(1, fan_in / channels_out)}.get(kind, 1)
+
+
+def _named(initialisation: str) -> tuple[str, float | None]:
+    match = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", initialisation)
+    kind, number = match.groups() if match else (initialisation, None)
+    return kind, None if number is None else float(number)
+
+
+def gradient_course(
+    net: str,
+    kernels: Sequence[Sequence[int]],
+    initialisation: str = "he",
+    normalisation: str = "none",
+    activation: str = "relu",
+) -> dict[int, float] | None:
+    """log10 of the gradient norm at step 1 by position (weighted layers passed), 0 at the last; None without a law.
+
+    `kernels` are the shapes `(..., in, out)` of the layers in order, first the stem, last the classifier. Images have a
+    mean square of 1. A plain net is followed from layer to layer, a `residual` one (shortcut A, order post) from unit
+    to unit of two layers. The squared norm changes on its way back
+
+    - through a layer by s E[phi'(h)^2], h normal with variance s E[x^2], x the layer's input: Poole et al. 2016
+      (arXiv:1606.05340), Schoenholz et al. 2017 (arXiv:1611.01232), where s = sigma_w^2. E[x^2] goes from layer to
+      layer by the same s, so what is found is that of these layers, not that of the fixed point.
+    - with batch norm, in large batches, by E[phi'(h)^2] / Var[phi(h)], h standard normal, whatever s is: the batch norm
+      before divides by the deviation of the layer's input. For ReLU that is pi / (pi - 1) (Yang et al. 2019,
+      arXiv:1902.08129), for the others the same derivation.
+    - through a residual unit x <- phi(x + F) as `_units` says.
+    """
+    variances = [weight_variance(initialisation, kernel) for kernel in kernels]
+    if activation not in ACTIVATIONS or normalisation not in ("none", "batch") or None in variances:
+        return None
+    if net not in ("plain", "residual"):
+        return None
+    kept = [min(1.0, kernel[-2] / kernel[-1]) for kernel in kernels]
+    follow = _layers if net == "plain" else functools.partial(_units, kept=kept)
+    heights = follow([one for one in variances if one is not None], normalisation == "batch", activation)
+    return {position: height - heights[max(heights)] for position, height in heights.items()}
+
+
+def _layers(variances: Sequence[float], batch: bool, activation: str) -> dict[int, float]:
+    """log10 of the gradient norm, but for a constant, at the output of each layer; the stem's has position 1."""
+    square, centred, factors = 1.0, 1.0, []
+    for variance in variances[:-1]:
+        after = moments(activation, 1.0 if batch else variance * square)
+        factors.append(after.slope * (1 / centred if batch else variance))
+        square, centred = after.square, after.square - after.mean**2
+    behind = np.cumsum(np.log10(factors)[:0:-1])[::-1] / 2
+    return dict(enumerate([*behind.tolist(), 0.0], start=1))
+
+
+def _units(variances: Sequence[float], batch: bool, activation: str, kept: Sequence[float]) -> dict[int, float]:
+    """The same at the input of each unit x <- phi(x + F) of two layers and at the last one's output.
+
+    F is normal, and independent of x, with the variance v = s E[phi(h)^2], h that of the first layer (with batch norm
+    v = 1). Many neurons are followed through all units, each with noise of its own, and then their squared gradients
+    back: g(x) = phi'(x + F)^2 g' through the identity and, alike to all, b times the mean of it through the branch,
+    b = s s E[phi'(h)^2] (with batch norm E[phi'(h)^2] / (Var[phi(h)] Var[x])). So it is not forgotten that a neuron
+    which passes little in one unit passes little in the next. Where the unit widens, the identity has zeros for the
+    share of channels that x lacks.
+    """
+    (phi, derivative), draw = ACTIVATIONS[activation], np.random.default_rng(0)
+    x = phi(math.sqrt(1.0 if batch else variances[0]) * draw.normal(size=_NEURONS))
+    passed = []
+    for layer in range(1, len(variances) - 2, 2):
+        first, second = variances[layer : layer + 2]
+        inside = moments(activation, 1.0 if batch else first * float(np.mean(x**2)))
+        centred = inside.square - inside.mean**2
+        back = inside.slope * (1 / (centred * float(np.var(x))) if batch else first * second)
+        through = draw.random(_NEURONS) < kept[layer]
+        noise = math.sqrt(1.0 if batch else second * inside.square)
+        u = x * through + noise * draw.normal(size=_NEURONS)
+        passed.append((through, derivative(u) ** 2, back))
+        x = phi(u)
+    gradient, height = np.ones(_NEURONS), 0.0
+    heights = {1 + 2 * len(passed): height}
+    for unit in range(len(passed), 0, -1):
+        through, slope, back = passed[unit - 1]
+        before = slope * gradient
+        gradient = before * through + back * before.mean()
+        height += math.log10(gradient.mean()) / 2
+        gradient /= gradient.mean()
+        heights[2 * unit - 1] = height
+    return heights
+
+
+def gradient_law(
+    net: str,
+    initialisation: str = "he",
+    normalisation: str = "none",
+    activation: str = "relu",
+    depth: int = 18,
+) -> float | None:
     """The slope of log10 gradient norm over layers at step 1, in decades a layer; None where there is no law for it.
+
+    The layers are equally wide. What is said of ReLUs holds at any depth; of tanh and sigmoid it is the mean slope over
+    a net of `depth` layers, as these see ever other inputs (`gradient_course`).
 
     - `plain` without normalisation: the mask of a ReLU passes half of the squared gradient and a layer multiplies it by
       s, so the norm changes by sqrt(s / 2) a layer: not at all by He's initialisation, by 2^(-1/2) by Glorot's (He et
@@ -27,21 +187,28 @@ def gradient_law(net: str, initialisation: str = "he", normalisation: str = "non
     - `residual` (shortcut A, order post) without normalisation: a unit, two layers, multiplies the squared gradient by
       (1 + s^2 / 2) p, where p is the share of outputs that its last ReLU passes: `_passing`.
 
-    Of other initialisations than he, glorot and lecun it knows nothing. It is about ReLUs, whatever the net has.
+    Of other initialisations than he, glorot, lecun and orthogonal it knows nothing: by normal(0.01) the slope depends
+    on the width. Nor is it known of a residual net with batch norm, whose slope is not the same along its depth.
     """
-    match = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", initialisation)
-    kind, gain = match.groups() if match else (initialisation, None)
-    if kind not in VARIANCES:
+    kind, gain = _named(initialisation)
+    if kind not in VARIANCES or net not in ("plain", "residual") or normalisation not in ("none", "batch"):
         return None
-    variance = VARIANCES[kind] * float(gain or 1) ** 2
-    if net == "plain" and normalisation == "none":
-        return 0.0 - math.log10(variance / 2) / 2
-    if net == "plain" and normalisation == "batch":
+    variance = VARIANCES[kind] * (1 if gain is None else gain) ** 2
+    if net == "residual" and normalisation == "batch":
+        return None
+    if activation != "relu":
+        return _mean_slope(net, initialisation, normalisation, activation, depth)
+    if normalisation == "batch":
         return -math.log10(math.pi / (math.pi - 1)) / 2
-    if net == "residual" and normalisation == "none":
-        branch = variance**2 / 2
-        return -math.log10((1 + branch) * _passing(branch)) / 4
-    return None
+    if net == "plain":
+        return 0.0 - math.log10(variance / 2) / 2
+    branch = variance**2 / 2
+    return -math.log10((1 + branch) * _passing(branch)) / 4
+
+
+def _mean_slope(net: str, initialisation: str, normalisation: str, activation: str, depth: int) -> float | None:
+    course = gradient_course(net, [(1, 1)] * depth, initialisation, normalisation, activation)
+    return None if course is None else float(np.polyfit(list(course), list(course.values()), 1)[0])
 
 
 def border_decades(sides: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""Numbers that an experiment worked out, drawn: a row of dots for each thing compared, or a line over a variable.
+"""Numbers that an experiment worked out, drawn: rows of dots, lines over a variable, maps of cells.
 
 `plot.py` draws what the tables say of themselves; here the caller brings the numbers, one a seed.
 """
@@ -6,8 +6,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from gradflow.figures import layout, style
@@ -106,6 +109,56 @@ def lines(
         layout.end_labels(ax, labels, side=1, panel=height)
     layout.outer_labels(figure, axes, across, up)
     return figure
+
+
+@drawing
+def heat(
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    columns: int,
+    title: str = "",
+    note: str = "",
+    form: str = "{:+.1f}",
+    centre: float = 0.0,
+    span: float = 30.0,
+) -> Figure:
+    """Draws one map a name, so many `columns` of them side by side: a cell a row and column, its number in it.
+
+    `panels[name][row][column]` is the number; what is nan, or missing, is left blank. Cells are brown above `centre`
+    and green below it, the darker the farther (by the logarithm), darkest at a distance of `span`: numbers and colours
+    say the same, so that a map can be read in black and white. All maps have the rows and columns of the first.
+    """
+    first = next(iter(panels.values()))
+    names, across = [*first], [*next(iter(first.values()))]
+    height = 0.55 + 0.27 * len(names)
+    figure, axes = layout.grid(-(-len(panels) // columns), columns, height, title, note, sharex=True, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (panel, rows) in zip(axes.flat, panels.items(), strict=False):
+        for up, row in enumerate(names):
+            for place, column in enumerate(across):
+                value = rows.get(row, {}).get(column, np.nan)
+                _cell(ax, place, up, value, form.format(value), (value - centre) / span)
+        ax.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(names) - 0.5, -0.5))
+        ax.set_xticks(range(len(across)), [*map(tick_label, across)])
+        ax.set_yticks(range(len(names)), [*map(tick_label, names)])
+        ax.tick_params(length=0)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        layout.heading(ax, [panel], panel.split(",")[0] if panel.split(",")[0] in style.NET_COLOURS else "")
+    return figure
+
+
+def _cell(ax: Axes, x: int, y: int, value: float, words: str, distance: float) -> None:
+    """Draws one cell of a map: its colour by the distance from the centre in spans."""
+    if not np.isfinite(value):
+        ax.text(x, y, "\N{EN DASH}", ha="center", va="center")
+        return
+    steep = 30.0
+    strength = np.sign(distance) * min(1.0, np.log1p(steep * abs(distance)) / np.log1p(steep))
+    colour = matplotlib.colormaps["BrBG_r"](0.5 + 0.5 * float(strength))
+    ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, linewidth=0))
+    light = np.array(colour[:3]) ** 2.2 @ [0.2126, 0.7152, 0.0722] > 0.25
+    ax.text(x, y, words.replace("-", "\N{MINUS SIGN}"), ha="center", va="center", color="black" if light else "white")
 
 
 def _colour(label: str, place: int = 0) -> Any:

@@ -85,22 +85,14 @@ def _training(run: Run, dataset: Dataset) -> Training:
     if asked in _KEPT:
         return _KEPT[asked]
     update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
-    net = _structure(run, dataset, update)
-    found = _hashable(nets.structure(net)), run.program, dataset
+    net, found = _structure(run, dataset, update), asked
+    if run.net in nets.NETS:  # a user's own two nets may differ in what looks the same, or cannot be compared
+        found = nets.structure(net), run.program, dataset
     if found not in _KEPT:
         _KEPT.clear()
         transforms = tuple(run.transforms.split("+")) if run.augment else ()
         _KEPT[found] = Training(net, dataset, update, batch=run.batch, transforms=transforms, centre=run.centre)
     return _KEPT.setdefault(asked, _KEPT[found])
-
-
-def _hashable(structure: Any) -> Any:
-    """The structure of a net; of a user's own with a list or a dict among its attributes, which equals none."""
-    try:
-        hash(structure)
-    except TypeError:
-        return object()
-    return structure
 
 
 def _rates(run: Run) -> Callable[[int], float]:

@@ -131,9 +131,11 @@ def _exit_reason(code: int) -> str:
 
 
 def _compile_key(job: Event) -> str:
-    return json.dumps(
-        {name: value for name, value in job["settings"].items() if name not in NOT_COMPILED}, sort_keys=True
-    )
+    """What the job's program depends on; of a net's settings all but its initialisation, though a user's own may mean
+    by that what it likes: only the order of runs follows from this.
+    """
+    without = (*NOT_COMPILED, "initialisation")
+    return json.dumps({name: value for name, value in job["settings"].items() if name not in without}, sort_keys=True)
 
 
 def count_workers(workers: int | None, cores: int) -> int:

@@ -272,6 +272,72 @@ def test_a_diverged_run_is_an_outcome(twins):
     assert chosen.figure(frame, verdict)
 
 
+@pytest.mark.parametrize("words", [("--padding", "zero"), ("--order", "pre"), ("--activation", "relu", "gelu")])
+@pytest.mark.parametrize("name", ["depth_sweep", "regimes"])
+def test_nets_of_which_no_law_is_known_are_refused_by_what_judges_by_laws(name, words, tmp_path):
+    result = call("run", name, *words, "--results", tmp_path)
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert f"{words[0].strip('-')} {words[-1]} is not legal here" in result.err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_depth_sweep_of_another_activation_is_judged_by_its_law(smoke):
+    name, folder, _ = smoke("depth_sweep")
+    frame: Any = gf.load(folder)
+    chosen = experiment.load(name)
+    relu, tanh = (chosen.verdict(frame.assign(activation=kind)).findings[0] for kind in ("relu", "tanh"))
+    laws = [gf.gradient_law("plain", "glorot", "none", kind, 10) or 0.0 for kind in ("relu", "tanh")]
+    for seed, value in relu.per_seed.items():
+        assert value - tanh.per_seed[seed] == pytest.approx(10 * (laws[1] - laws[0]))
+
+
+@pytest.fixture
+def regimes() -> Any:
+    return sys.modules[experiment.load("regimes").runs.__module__]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def start_table(regimes, net: str, initialisation: str, activation: str, course: dict[int, float]) -> Any:
+    """A table of step 1 of a net of 56 layers, 16 wide, whose gradient norms are 0.01 at the last unit and follow a
+    course, read in float32: below 1e-38 they are 0.
+    """
+    heights = {at: 10.0 ** (height - 2) for at, height in course.items() if at % 2 and at < 55}
+    rows = [(f"block{at // 2 + 1:02d}", at, value if value > 1e-38 else 0.0) for at, value in heights.items()]
+    frame = pd.DataFrame([*rows, ("head", 56, 0.1)], columns=["layer", "position", "value"])
+    settings = {"net": net, "normalisation": "none", "activation": activation, "initialisation": initialisation}
+    built = gf.nets.build(net, depth=56, normalisation="none", classes=10, channels=1)
+    settings |= {"run": "a", "seed": 0, "depth": 56, "width": np.nan, "parameters": gf.count_parameters(built)}
+    return frame.assign(step=1, quantity="activation_gradient_norm", status="done", **settings)
+
+
+@pytest.mark.parametrize("net", ["plain", "residual"])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_a_gradient_that_keeps_to_theory_is_nowhere_off_also_where_part_of_it_reads_zero(regimes, net, activation):
+    kernels = [(3, 3, 1, 16)]
+    for channels_in, channels_out in [(16, 16)] * 18 + [(16, 32)] + [(32, 32)] * 17 + [(32, 64)] + [(64, 64)] * 17:
+        kernels.append((3, 3, channels_in, channels_out))
+    course = gf.gradient_course(net, [*kernels, (64, 10)], "normal(0.01)", "none", activation)
+    assert course is not None
+    table = start_table(regimes, net, "normal(0.01)", activation, course)
+    assert (table.value == 0).any() == (net == "plain")
+    assert regimes.off(table).item() == pytest.approx(0, abs=1e-6)
+    table["value"] *= 10.0 ** (-table["position"] / 56)
+    assert regimes.off(table).item() == pytest.approx(1, abs=0.02)
+    key = (net, 56, "none", activation, "normal(0.01)")
+    expected = np.polyfit(range(1, 55, 2), [course[at] for at in range(1, 55, 2)], 1)[0]
+    assert regimes.theory(table)[key] == pytest.approx(56 * expected)
+
+
+def test_cells_are_folded_seed_by_seed_and_a_missing_one_leaves_no_number(regimes):
+    index = pd.MultiIndex.from_product([["relu", "tanh"], [0, 1]], names=["activation", "seed"])
+    series = pd.Series([1.0, 2.0, 3.0, float("nan")], index)
+    folded = regimes.over(series, np.max, activation=("relu", "tanh"))
+    assert folded[0] == 3
+    assert np.isnan(folded[1])
+    assert regimes.over(series, np.max, activation=("relu", "sigmoid")) == {}
+    assert regimes.over(series, np.min, activation="relu") == {0: 1, 1: 2}
+
+
 def test_a_line_of_a_finding_says_all_of_it():
     claim = gf.Claim("it grows", "a paper", "0.5", "slope", side=">", seeds=3)
     line = report.line(gf.judge(claim, {0: 1, 1: 1.5, 2: float("nan")}, 10))

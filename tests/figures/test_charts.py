@@ -44,7 +44,48 @@ def test_a_line_goes_through_the_means_and_ends_in_its_name():
     assert not right.get_lines()
 
 
-@pytest.mark.parametrize("figure", [lambda: charts.dots(PANELS), lambda: charts.lines(CURVES, "x", "y", log_y=True)])
+MAPS = {
+    "plain, seen": {"he": {"relu": 0.0, "tanh": -1.25}, "glorot": {"relu": 31.0, "tanh": float("nan")}},
+    "theory": {"he": {"relu": 0.2}},
+    "third": {},
+}
+
+
+def test_a_cell_of_a_map_holds_its_number_and_its_colour_says_the_same():
+    figure: Any = charts.heat(MAPS, 2, title="A title", note="a note")
+    first, second, third, empty = figure.axes
+    assert [ax.get_title("left") for ax in figure.axes] == [*MAPS, ""]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["he", "glorot"]
+    assert [label.get_text() for label in third.get_xticklabels()] == ["relu", "tanh"]
+    texts = {text.get_position(): text.get_text() for text in first.texts}
+    assert texts == {(0, 0): "+0.0", (1, 0): "−1.2", (0, 1): "+31.0", (1, 1): "–"}
+    assert [text.get_text() for text in second.texts] == ["+0.2", "–", "–", "–"]
+    assert [text.get_text() for text in third.texts] == ["–"] * 4
+    assert not empty.get_visible()
+    level, below, far = (patch.get_facecolor()[:3] for patch in first.patches)
+    assert min(level) > 0.9  # nearly white
+    assert below[1] > below[0]  # green
+    assert far[0] > far[2]  # brown
+    assert sum(far) < sum(below) < sum(level)
+    assert {text.get_color() for text in first.texts if text.get_text() == "+31.0"} == {"white"}
+
+
+def test_colours_of_a_map_are_about_its_centre():
+    figure: Any = charts.heat({"x": {"a": {"one": 0.95, "two": 0.0}}}, 1, form="{:.2f}", centre=0.95, span=0.95)
+    at_centre, below = figure.axes[0].patches
+    assert min(at_centre.get_facecolor()[:3]) > 0.9
+    assert max(below.get_facecolor()[:3]) < 0.3
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.95", "0.00"]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: charts.dots(PANELS),
+        lambda: charts.lines(CURVES, "x", "y", log_y=True),
+        lambda: charts.heat(MAPS, 3),
+    ],
+)
 def test_the_same_numbers_give_the_same_bytes(figure, tmp_path):
     for name in ("a", "b"):
         plot.save(figure(), tmp_path / f"{name}.svg")
