@@ -1,6 +1,7 @@
 from . import data as data
 from . import hooks as hooks
 from . import nets as nets
+from .claims.diagnosis import diagnose as diagnose
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
 from .claims.rates import runs_at_best_rates as runs_at_best_rates
