@@ -40,10 +40,10 @@ def sound(draw: Any) -> dict[str, Any]:
 
 
 def scaled(sign: int, most: float) -> Callable[[Any], dict[str, Any]]:
-    """A net whose weights change the gradient by 2 to `most` decades: 10^(-decades / depth) times those of He."""
+    """A net whose weights change the gradient by 1.5 to `most` decades: 10^(-decades / depth) times those of He."""
 
     def draw_one(draw):
-        depth, decades = 2 * int(draw.integers(6, 16)), sign * draw.uniform(2, most)
+        depth, decades = 2 * int(draw.integers(6, 16)), sign * draw.uniform(1.5, most)
         gain = _number(10 ** (-decades / depth))
         if sign > 0 and draw.random() < 1 / 3:
             own = PERCEPTRON | {"activation": "tanh", "initialisation": f"lecun({gain})"}

@@ -92,7 +92,11 @@ def causes(seen: Symptoms) -> list[Cause]:
     if start.regime in ("vanishing", "exploding"):
         return explained(seen, start)
     if not math.isfinite(start.mean):
-        return [_unknown("of the gradient at the start there are no two points that are positive and finite")]
+        return [
+            _unknown(
+                f"of the gradient at the start there are no two points that are positive and finite; {_outcome(seen)}"
+            )
+        ]
     if seen.learnt or (seen.learnt is None and start.regime == "level"):
         return [_healthy(seen)]
     if seen.learnt is None:
@@ -121,8 +125,12 @@ def explained(seen: Symptoms, state: State) -> list[Cause]:
     if named and abs(left) <= max(LEVEL, size / 2):
         first, *others = sorted(named, key=lambda law: -abs(law.decades))
         return [replace(first, evidence=f"{first.evidence}; {_outcome(seen)}"), *others]
-    said = "".join(f"; {law.name} would make {law.decades:+.1f}" for law in laws)
-    return [_unknown(f"the gradient changes by {seen_decades:+.1f} decades, and no law accounts for that{said}; {_outcome(seen)}")]
+    said = "".join(f"; {law.name} would make {law.decades:+.1f}" for law in laws if abs(law.decades) >= 0.1)
+    return [
+        _unknown(
+            f"the gradient changes by {seen_decades:+.1f} decades, and no law accounts for that{said}; {_outcome(seen)}"
+        )
+    ]
 
 
 def weights(seen: Symptoms, state: State) -> Cause | None:
@@ -187,18 +195,20 @@ def batch_norm(seen: Symptoms, state: State) -> Cause | None:
     law = gradient_law("plain", normalisation="batch")
     if seen.chain and law is not None:
         decades, told = seen.depth * law, "its law"
-    elif math.isfinite(state.branches):
+    elif state.mean < 0 and math.isfinite(state.branches):
         decades, told = max(state.branches, state.mean), "what the branches add to the identity"
     else:
         return None
     heals = f"; from step {seen.since} on it is level" if seen.end.regime == "level" and seen.since > 1 else ""
-    cure = "none where training heals it; otherwise an identity path, a small rate for the first steps, or no batch norm"
+    cure = (
+        "none where training heals it; otherwise an identity path, a small rate for the first steps, or no batch norm"
+    )
     return Cause(BATCH, f"{told} makes {decades:+.1f} of {state.mean:+.1f} decades{heals}", cure, decades)
 
 
 def residual_sum(seen: Symptoms, state: State) -> Cause | None:
     """Without a normalisation each branch adds to what comes back through the identity, unit after unit."""
-    if seen.setting("normalisation", "none") != "none" or not math.isfinite(state.branches):
+    if seen.setting("normalisation", "none") != "none" or not (state.mean < 0 and math.isfinite(state.branches)):
         return None
     decades = max(state.branches, state.mean)  # some of what they add is lost at the activations behind the sums
     evidence = (
@@ -228,8 +238,10 @@ def rate_too_large(seen: Symptoms) -> Cause | None:
     if not (seen.diverged or seen.promise > LONGEST_STEP):
         return None
     rate = seen.run.get("learning_rate", math.nan)
-    evidence = f"the gradient is not the cause, and {_outcome(seen)}; at rate {rate:g} a step at the first slope would take "
-    evidence += f"{seen.promise:.2g} times the loss, momentum included"
+    evidence = (
+        f"{_start(seen)}, and {_outcome(seen)}; at rate {rate:g} a step at the first slope would take "
+        f"{seen.promise:.2g} times the loss, momentum included"
+    )
     cure = f"a smaller rate, towards {rate * LONGEST_STEP / seen.promise:.1g}" if seen.promise > LONGEST_STEP else ""
     return Cause(FAST, evidence, cure or "a smaller rate")
 
@@ -240,7 +252,7 @@ def rate_too_small(seen: Symptoms) -> Cause | None:
         return None
     rate = seen.run.get("learning_rate", math.nan)
     evidence = (
-        f"at rate {rate:g} all {seen.steps} steps together would take {seen.promised:.1%} of the loss at the steepest "
+        f"{_start(seen)}, and {_outcome(seen)}; at rate {rate:g} all {seen.steps} steps together would take {seen.promised:.1%} of the loss at the steepest "
         "slope that was read"
     )
     return Cause(SLOW, evidence, f"a larger rate, from {rate * (1 - DEAD) / seen.promised:.1g} on, or more steps")
@@ -250,15 +262,24 @@ def rate_too_small(seen: Symptoms) -> Cause | None:
 
 
 def _healthy(seen: Symptoms) -> Cause:
-    level = "level" if seen.start.regime == "level" else f"not shown to vanish or explode ({_interval(seen.start)})"
-    return Cause(HEALTHY, f"the gradient is {level} at the start; {_outcome(seen)}", "none needed")
+    return Cause(HEALTHY, f"{_start(seen)}; {_outcome(seen)}", "none needed")
+
+
+def _start(seen: Symptoms) -> str:
+    if seen.start.regime == "level":
+        return "the gradient is level at the start"
+    return f"the gradient is not shown to vanish or explode at the start ({_interval(seen.start)})"
 
 
 def _outcome(seen: Symptoms) -> str:
     if seen.diverged:
         return f"{seen.diverged} of {len(seen.start.decades)} seeds diverged"
     if seen.learnt is None:
-        return "whether it learns cannot be said from so few steps" if math.isfinite(seen.loss) else "its loss is not known"
+        return (
+            "whether it learns cannot be said from so few steps"
+            if math.isfinite(seen.loss)
+            else "its loss is not known"
+        )
     return f"it has {'' if seen.learnt else 'not '}learnt (loss {seen.loss:.2f} times that of guessing)"
 
 
