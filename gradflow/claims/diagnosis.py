@@ -1,7 +1,7 @@
 """Why a gradient vanishes or explodes, or a net does not learn: the likely causes, each a rule over a run's symptoms.
 
-A cause of vanishing or exploding is named by a law that says from the readings how many decades it alone makes; the laws
-together must account for what is seen. What keeps a level net from learning is found by what a step of training
+A cause of vanishing or exploding is named by a law that says from the readings how many decades it alone makes; the
+laws together must account for what is seen. What keeps a level net from learning is found by what a step of training
 promises. Every threshold follows from a law or from a definition that stands elsewhere, none was fitted.
 """
 
@@ -44,12 +44,12 @@ class Cause:
 def diagnose(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     """What is likely wrong with the runs of a long table (`gradflow.load`): a row a setting, its seeds together.
 
-    Columns: the settings that vary; `run`, one of its runs; `seeds`, how many; of the first recorded step `start_regime`
-    (vanishing, exploding, level, undecided), `start_decades` by which the gradient falls from output to input over the
-    whole net (the mean over seeds), and `start_low`, `start_high`, its 95 % interval (nan of a single seed, whose regime
-    is then where its number lies); the same of `end_step` (`step`, or the last that all seeds recorded) as `end_...`;
-    `since`, the step from which on the regime is that of the end; `diverged`, how many seeds; `cause`, one of `CAUSES`,
-    "healthy" or "not known"; `also`, further causes; `evidence`, with the numbers; `cure`.
+    Columns: the settings that vary; `run`, one of its runs; `seeds`, how many; of the first recorded step
+    `start_regime` (vanishing, exploding, level, undecided), `start_decades` by which the gradient falls from output to
+    input over the whole net (the mean over seeds), and `start_low`, `start_high`, its 95 % interval (nan of a single
+    seed, whose regime is then where its number lies); the same of `end_step` (`step`, or the last that all seeds
+    recorded) as `end_...`; `since`, the step from which on the regime is that of the end; `diverged`, how many seeds;
+    `cause`, one of `CAUSES`, "healthy" or "not known"; `also`, further causes; `evidence`, with the numbers; `cure`.
 
     "Likely" is all that is claimed: how often it is right in nets with one known fault says the experiment
     `planted_faults`. Raises `BadInput` for a table without readings of gradients, or a step that was not recorded.
@@ -252,8 +252,8 @@ def rate_too_small(seen: Symptoms) -> Cause | None:
         return None
     rate = seen.run.get("learning_rate", math.nan)
     evidence = (
-        f"{_start(seen)}, and {_outcome(seen)}; at rate {rate:g} all {seen.steps} steps together would take {seen.promised:.1%} of the loss at the steepest "
-        "slope that was read"
+        f"{_start(seen)}, and {_outcome(seen)}; at rate {rate:g} all {seen.steps} steps together would take "
+        f"{seen.promised:.1%} of the loss at the steepest slope that was read"
     )
     return Cause(SLOW, evidence, f"a larger rate, from {rate * (1 - DEAD) / seen.promised:.1g} on, or more steps")
 

@@ -1,4 +1,4 @@
-"""What the runs of one setting show, its seeds together: the numbers that `diagnosis` judges, read off the long table."""
+"""What the runs of one setting show, its seeds together: the numbers that `diagnosis` judges, from the long table."""
 
 import math
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
         raise BadInput(f"the table cannot be diagnosed: it has no {GRADIENT}, but {has}")
     runs = table.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
     loss = statistics.final_loss(table, by=["run"]).droplevel("seed")
-    found = [
+    return [
         _symptoms(
             group,
             gradients[gradients["run"].isin(group["run"])],
@@ -122,7 +122,6 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
         )
         for group in groups(runs[runs["run"].isin(gradients["run"])])
     ]
-    return found
 
 
 def groups(runs: Frame) -> list[Frame]:
@@ -138,7 +137,7 @@ def groups(runs: Frame) -> list[Frame]:
 
 
 def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int | None) -> Symptoms:
-    """Of the runs of one setting. A step that only some of them recorded, as where one diverges, says nothing of all."""
+    """Of the runs of one setting. A step that only some of them recorded, as where one diverges, is none of all."""
     row = dict(runs.iloc[0])
     recorded = sorted(set.intersection(*(set(steps) for _, steps in gradients.groupby("run")["step"])))
     if step is not None and step not in recorded:
