@@ -44,7 +44,7 @@ class Cause:
 def diagnose(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     """What is likely wrong with the runs of a long table (`gradflow.load`): a row a setting, its seeds together.
 
-    Columns: the settings that vary; `run`, one of its runs; `seeds`, how many; of the first recorded step
+    Columns: the settings that vary; `run`, one of its runs; `seeds`, how many; of `start_step`, the first recorded one,
     `start_regime` (vanishing, exploding, level, undecided), `start_decades` by which the gradient falls from output to
     input over the whole net (the mean over seeds), and `start_low`, `start_high`, its 95 % interval (nan of a single
     seed, whose regime is then where its number lies); the same of `end_step` (`step`, or the last that all seeds
@@ -55,8 +55,8 @@ def diagnose(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     `planted_faults`. Raises `BadInput` for a table without readings of gradients, or a step that was not recorded.
     """
     found = symptoms(frame, step)
-    shown = variation.varying(pd.DataFrame([one.run for one in found]))
-    return pd.DataFrame([{name: one.run[name] for name in shown} | _row(one) for one in found])
+    shown = variation.varying(pd.DataFrame([one.run for one in found])) or ["net", "depth"]
+    return pd.DataFrame([{name: one.run[name] for name in shown if name in one.run} | _row(one) for one in found])
 
 
 def _row(seen: Symptoms) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def _row(seen: Symptoms) -> dict[str, Any]:
     return {
         "run": seen.run["run"],
         "seeds": len(seen.start.decades),
+        "start_step": seen.start.step,
         **_of_state(seen.start, "start"),
         "end_step": seen.end.step,
         **_of_state(seen.end, "end"),
@@ -248,7 +249,7 @@ def rate_too_large(seen: Symptoms) -> Cause | None:
 
 def rate_too_small(seen: Symptoms) -> Cause | None:
     """All steps together, each at the best slope that was read, promise less than the least that counts as learning."""
-    if not seen.promised < 1 - DEAD:
+    if not 0 < seen.promised < 1 - DEAD:
         return None
     rate = seen.run.get("learning_rate", math.nan)
     evidence = (

@@ -1,10 +1,9 @@
-"""What a run's net is like by its settings alone: the fan-in and the outputs of each layer, the sides of its maps.
+"""What a run's net is like by its settings alone: the outputs of each layer, its window, the sides of its maps.
 
 No weights are drawn, no data are read and no user's file is run: a row of the table of runs is all there is.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,9 @@ from gradflow.runs import variation
 # Images whose size the table does not say: (side, channels) that are usual, the likeliest first.
 _USUAL = ((32, 3), (224, 3), (28, 1), (64, 3), (96, 3), (128, 3), (48, 3), (256, 3), (16, 3), (8, 1), (16, 1), (32, 1))
 
+# What changes no layer's shape: nets that differ in these alone are looked at once.
+_SHAPELESS = {"initialisation": "he", "activation": "relu", "normalisation": "none", "padding": "zero", "dropout": 0.0}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,7 +28,6 @@ class Layer:
 
     name: str
     position: int
-    fan_in: int  # weights of one output
     outputs: int  # channels, or units
     side: int
     stride: int
@@ -79,7 +80,9 @@ def geometry(run: Mapping[str, Any]) -> Geometry | None:
         return None
     side = _whole(known.get("image_size")) or (8 if known.get("data") == "digits" else None)
     usual = ((side, 1),) if side else _USUAL
-    return _geometry(str(name), tuple(settings.items()), usual, None if side else _whole(known.get("multiply_adds")))
+    shaping = tuple((settings | {key: value for key, value in _SHAPELESS.items() if key in settings}).items())
+    layers, sized = _layers(str(name), shaping, usual, None if side else _whole(known.get("multiply_adds")))
+    return Geometry(layers, settings, sized) if layers else None
 
 
 def _whole(value: Any) -> Any:
@@ -88,16 +91,17 @@ def _whole(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _geometry(name: str, settings: tuple, usual: tuple, multiply_adds: int | None) -> Geometry | None:
-    layers = None
+def _layers(name: str, settings: tuple, usual: tuple, multiply_adds: int | None) -> tuple[tuple[Layer, ...], bool]:
+    """The layers, and whether their maps are those of the run; none where the images are too small for the net."""
+    layers = ()
     for side, channels in usual:
         try:
             layers, counted = _built(name, settings, side, channels)
-        except BadInput:  # images that are too small for it
+        except BadInput:
             continue
         if len(usual) == 1 or counted == multiply_adds:
-            return Geometry(layers, dict(settings), True)
-    return None if layers is None else Geometry(layers, dict(settings), False)
+            return layers, True
+    return layers, False
 
 
 def _built(name: str, settings: tuple, side: int, channels: int) -> tuple[tuple[Layer, ...], int]:
@@ -108,12 +112,10 @@ def _built(name: str, settings: tuple, side: int, channels: int) -> tuple[tuple[
     layers, points = [], nets.points_of(net, (side, side, channels))
     for point in points:
         if point.name in weights:
-            *window, inputs, outputs = weights[point.name]["kernel"].shape
-            pixels = point.shape[1] if len(point.shape) == 4 else 1
+            *window, _, outputs = weights[point.name]["kernel"].shape
+            pixels = point.shape[1] if window else 1
             stride = getattr(modules[point.name], "stride", 1)
-            kernel = window[0] if window else 1
-            layers.append(
-                Layer(point.name, point.position, math.prod(window) * inputs, outputs, kernel, stride, pixels)
-            )
+            side_of_window = window[0] if window else 1
+            layers.append(Layer(point.name, point.position, outputs, side_of_window, stride, pixels))
     on_path = [layer for layer in layers if not layer.name.startswith("auxiliary") and "projection" not in layer.name]
     return tuple(on_path), sum(nets.multiply_adds(weights, points).values())

@@ -97,7 +97,8 @@ class Symptoms:
 
 
 def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
-    """Of each setting of the long table, in the order of the settings; `step` is the end (None: the last recorded).
+    """Of each setting of the long table, in the order of the settings; `step` is the end (None: the last recorded), or
+    of a setting that did not record it the last one before.
 
     A setting that has no readings of gradients is left out. Raises `BadInput` for a table without any, or a step that
     was not recorded.
@@ -110,6 +111,9 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
     if gradients.empty:
         has = ", ".join(sorted(rows["quantity"].unique())) or "no readings at all"
         raise BadInput(f"the table cannot be diagnosed: it has no {GRADIENT}, but {has}")
+    steps = sorted(set(gradients["step"]))
+    if step is not None and step not in steps:
+        raise BadInput(f"step {step} was not recorded: choose one of {', '.join(map(str, steps))}")
     runs = table.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
     loss = statistics.final_loss(table, by=["run"]).droplevel("seed")
     return [
@@ -140,14 +144,15 @@ def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int
     """Of the runs of one setting. A step that only some of them recorded, as where one diverges, is none of all."""
     row = dict(runs.iloc[0])
     recorded = sorted(set.intersection(*(set(steps) for _, steps in gradients.groupby("run")["step"])))
-    if step is not None and step not in recorded:
-        raise BadInput(f"step {step} was not recorded by every run: choose one of {', '.join(map(str, recorded))}")
-    first, last = recorded[0], recorded[-1] if step is None else step
-    decades = {at: _decades(gradients, at) for at in recorded if at <= last}
+    first = recorded[0]
+    last = max((at for at in recorded if step is None or at <= step), default=first)
     if step is None and (runs["status"] == "diverged").any():  # what such a run reads last are no numbers
-        last = max((at for at in decades if np.isfinite(decades[at]).all()), default=first)
-    steps = [at for at in decades if at <= last]
-    regimes = {at: State(at, decades[at]).regime for at in steps}
+        last = next((at for at in recorded[::-1] if np.isfinite(_decades(gradients, at)).all()), first)
+    end, since = State(last, _decades(gradients, last)), last
+    for at in (at for at in recorded[::-1] if at < last):
+        if State(at, _decades(gradients, at)).regime != end.regime:
+            break
+        since = at
     shape, promises = geometry(row), _promises(rows)
     momentum = float(row.get("momentum") or 0) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
     trained = int(runs["last_step"].max()) if "last_step" in runs else last
@@ -155,9 +160,9 @@ def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int
         run=row,
         geometry=shape,
         depth=int(gradients["position"].max()),
-        start=_state(first, decades[first], rows, shape),
-        end=_state(last, decades[last], rows, shape),
-        since=next(at for at in steps if all(regimes[later] == regimes[last] for later in steps if later >= at)),
+        start=_state(first, _decades(gradients, first), rows, shape),
+        end=_state(last, end.decades, rows, shape),
+        since=since,
         diverged=int((runs["status"] == "diverged").sum()),
         steps=trained,
         loss=loss,
