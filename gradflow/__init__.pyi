@@ -5,6 +5,7 @@ from .analyses.gradient_paths import gradient_paths as gradient_paths
 from .analyses.scalar_chain import scalar_chain as scalar_chain
 from .analyses.unrolling import influence as influence
 from .analyses.unrolling import unroll as unroll
+from .claims.diagnosis import diagnose as diagnose
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
 from .claims.rates import runs_at_best_rates as runs_at_best_rates

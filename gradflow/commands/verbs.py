@@ -1,5 +1,6 @@
 """What each verb of the command line does. JAX is imported only inside a verb, so that `--help` answers at once."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
 Seeds = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the experiment's own)")]
 OwnFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: the one that comes with gradflow)")]
+OneRun = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: all)")]
+Step = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the last that was recorded)")]
 Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32, or that of the paper)")]
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
@@ -192,6 +195,24 @@ def judge(results: Positional[Path], *, experiment: OwnFile = None) -> int:
     return EXIT_FAIL if verdict.outcome == "FAIL" else 0
 
 
+def diagnose(results: Positional[Path], *, run: OneRun = None, step: Step = None) -> int:
+    """Say for each setting whether its gradient vanishes or explodes, the likely cause, and what would cure it.
+
+    Args:
+        results: a results folder, or the folder of one run in its runs/.
+        run: of the results folder this run alone.
+        step: the step that is compared with the start.
+    """
+    from gradflow.claims.diagnosis import diagnose as find
+    from gradflow.reports import diagnoses
+    from gradflow.runs import table
+
+    frame = table.load(_absolute(results))
+    frame = frame if run is None else diagnoses.of_run(frame, run)
+    _print(*diagnoses.text(find(frame, step), shutil.get_terminal_size().columns).splitlines())
+    return 0
+
+
 def describe(
     net: Positional[str],
     *,
@@ -310,6 +331,7 @@ VERBS = {
     "sweep": sweep,
     "plot": plot,
     "judge": judge,
+    "diagnose": diagnose,
     "describe": describe,
     "doctor": doctor,
 }

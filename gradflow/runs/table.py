@@ -153,7 +153,8 @@ def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
 
 def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of a results folder, settings joined: columns `run, step, layer, position, quantity, value`, then
-    one a setting, `status` and `last_step`. From the published tables, or else from the raw record of the runs.
+    one a setting, `status` and `last_step`. From the published tables, or else from the raw record of the runs; or of
+    one run, whose folder in `runs/` it is.
 
     Settings stand in every row, which takes memory: `quantities` are those that are wanted, where not all are.
     What is read once a step of the whole net (loss, train_error, test_error) has the layer "" and the position -1.
@@ -164,6 +165,8 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
         runs, readings = _published(results)
     elif (results / "runs").is_dir():
         runs, readings = collect([Record(folder) for folder in sorted((results / "runs").iterdir()) if folder.is_dir()])
+    elif (results / "config.json").is_file():
+        runs, readings = collect([Record(results)])
     else:
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")
     return join(runs, _only(readings, quantities))

@@ -210,19 +210,6 @@ def test_what_is_illegal_is_one_line_that_names_what_is_legal(settings, legal):
     assert name in message or str(value) in message  # and what was given
 
 
-def test_runs_that_differ_in_their_first_weights_alone_share_what_is_compiled():
-    settings = {"net": "plain", "depth": 8, "width": 4, "batch": 16, "steps": 2, "evaluations": 0}
-    he, other = (gf.Run(**settings, initialisation=name) for name in ("he", "normal(0.01)"))
-    assert prepare(he)[0] is prepare(other)[0]
-    assert prepare(he)[0] is not prepare(he.replace(activation="tanh"))[0]
-    assert prepare(he)[0] is not prepare(he.replace(width=5))[0]
-    assert prepare(he)[0] is not prepare(he.replace(batch=8))[0]
-    prepare(he)
-    shared = [reading.loss for reading in gf.train(other)]
-    prepare(he.replace(width=5))
-    assert shared == [reading.loss for reading in gf.train(other)]
-
-
 def test_runs_of_one_program_share_what_is_compiled_and_differ_as_their_settings_say():
     """The rate is an input of the step: what is recorded at another rate is what a step compiled for it alone does."""
     settings = {"net": "plain", "depth": 8, "width": 4, "batch": 16, "steps": 4, "evaluations": 0}
@@ -253,7 +240,8 @@ def test_nets_of_one_structure_share_what_is_compiled_whatever_setting_decides_t
         theirs = alone.readings(alone.start(build_net(run), 0), 0, 2)
         for ours, other in zip(gf.train(run), theirs, strict=True):
             assert ours.loss == pytest.approx(other.loss, rel=1e-5)
-    assert prepare(he.replace(activation="tanh"))[0] is not shared
+    for other in ({"activation": "tanh"}, {"width": 5}, {"batch": 8}):
+        assert prepare(he.replace(**other))[0] is not shared
 
 
 def test_a_net_that_cannot_be_hashed_is_compiled_once_for_all_its_seeds(tmp_path):
