@@ -29,7 +29,7 @@ class GradientPaths(NamedTuple):
     gradient_norm: float  # of the loss with respect to x_l
     identity_norm: float  # of what comes through the shortcuts alone, H^T g_L
     branches_norm: float  # of what comes through the branches, (dS/dx_l)^T g_L
-    error: float  # norm of the gradient minus the sum of the two, over the gradient's own
+    error: float  # norm of the gradient minus the sum of the two, over the gradient's own where that is not 0
 
 
 def gradient_paths(net: nnx.Module, images: Any, labels: Any) -> list[GradientPaths]:
@@ -53,7 +53,7 @@ def gradient_paths(net: nnx.Module, images: Any, labels: Any) -> list[GradientPa
     for place, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
         (identity,) = jax.vjp(functools.partial(_identities, row[place:]), x)[1](last)
         (branches,) = jax.vjp(functools.partial(_branches, row[place:]), x)[1](last)
-        error = norm(gradient - identity - branches) / norm(gradient)
+        error = norm(gradient - identity - branches) / (norm(gradient) or 1)
         found.append(GradientPaths(units[place], norm(gradient), norm(identity), norm(branches), error))
     return found
 

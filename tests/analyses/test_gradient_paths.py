@@ -1,5 +1,7 @@
 """The gradient at a unit split in two: against the recorder, against a net without branches, and added up."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,15 @@ from flax import nnx
 import gradflow as gf
 from gradflow.errors import BadInput
 
-SETTINGS = {"net": "residual", "depth": 14, "width": 4, "order": "pre", "batch": 16, "steps": 3, "evaluations": 0}
+SETTINGS: dict[str, Any] = {
+    "net": "residual",
+    "depth": 14,
+    "width": 4,
+    "order": "pre",
+    "batch": 16,
+    "steps": 3,
+    "evaluations": 0,
+}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +43,7 @@ def test_after_training_they_add_up_as_well():
 
 def test_without_branches_all_comes_through_the_shortcuts_and_is_their_factors_product():
     """With all kernels of the units 0 a unit is lambda h. Within the last stage h is the identity."""
-    net = gf.build_net(gf.Run(**SETTINGS | {"normalisation": "none", "shortcut_scale": 0.25}))
+    net: Any = gf.build_net(gf.Run(**SETTINGS | {"normalisation": "none", "shortcut_scale": 0.25}))
     for name in net.units:
         for layer in ("conv1", "conv2"):
             kernel = getattr(getattr(net, name), layer).kernel
@@ -42,12 +52,18 @@ def test_without_branches_all_comes_through_the_shortcuts_and_is_their_factors_p
     *_, before, last = gf.gradient_paths(net, images, labels)
     assert before.branches_norm == last.branches_norm == 0
     assert before.identity_norm == before.gradient_norm == pytest.approx(0.25 * last.gradient_norm, rel=1e-6)
-    x = nnx.clone(net).before_units(images)
+    x: Any = nnx.clone(net).before_units(images)
     for name in net.units:
         x = getattr(net, name).identity(x, lambda _, x: x, "")
     loss = lambda x: gf_loss(net.after_units(x), labels)  # noqa: E731
     at_the_end = np.sqrt(len(labels)) * np.linalg.norm(jax.grad(loss)(x))
     assert last.gradient_norm == pytest.approx(0.25 * at_the_end, rel=1e-5)
+
+
+def test_a_net_that_has_died_has_no_gradient_and_no_error():
+    net: Any = gf.build_net(gf.Run(**SETTINGS | {"normalisation": "none"}))
+    net.head.kernel.set_value(jnp.zeros_like(net.head.kernel.get_value()))
+    assert {one[1:] for one in gf.gradient_paths(net, *gf.batch_of(gf.Run(**SETTINGS)))} == {(0.0, 0.0, 0.0, 0.0)}
 
 
 def gf_loss(logits, labels):
