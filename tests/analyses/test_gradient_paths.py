@@ -80,7 +80,7 @@ def test_a_batch_is_the_one_of_that_training_step():
 
 
 @pytest.mark.parametrize("run", [{"net": "plain", "order": "pre"}, {"net": "residual"}, {"net": "vgg"}])
-def test_a_net_without_such_units_is_one_line(run):
-    run = gf.Run(**run)
+def test_a_net_without_such_units_is_one_line(run: dict[str, Any]):
+    made = gf.Run(**run)
     with pytest.raises(BadInput, match="legal is a residual net of order pre"):
-        gf.gradient_paths(gf.build_net(run), *gf.batch_of(run))
+        gf.gradient_paths(gf.build_net(made), *gf.batch_of(made))
