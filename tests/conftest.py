@@ -21,7 +21,7 @@ install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 # Each takes seven seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
 # beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
-    # The smoke runs of seven experiments; those of the other four are not slow.
+    # The smoke runs of eight experiments; those of the other four are not slow.
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -29,7 +29,29 @@ SLOW = (
             "test_verdict_and_figures_are_functions_of_the_table_alone",
             "test_plot_redraws_the_same_bytes",
         )
-        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead")
+        for name in (
+            "inception",
+            "lineage",
+            "alexnet_ingredients",
+            "design_rules",
+            "vgg_depth",
+            "nin_head",
+            "overhead",
+            "planted_faults",
+        )
+    ),
+    *(
+        f"claims/test_diagnosis.py::test_every_committed_table_is_answered[results/{name}]"
+        for name in (
+            "depth_sweep",
+            "vgg_depth",
+            "cifar10/",
+            "inception",
+            "lineage",
+            "border",
+            "alexnet_ingredients",
+            "planted_faults",
+        )
     ),
     "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
