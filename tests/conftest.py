@@ -55,6 +55,20 @@ SLOW = (
             "test_a_diverged_run_is_an_outcome",
         )
     ),
+    *(
+        f"claims/test_diagnosis.py::test_every_committed_table_is_answered[results/{name}"
+        for name in (
+            "depth_sweep",
+            "vgg_depth",
+            "cifar10",
+            "inception",
+            "lineage",
+            "border",
+            "alexnet_ingredients",
+            "planted_faults",
+        )
+    ),
+    "test_readme.py::test_the_diagnoses_of_the_readme_are_printed_by_the_command_beside_them",
     "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
     "runs/test_resume.py::test_two_commands_on_one_folder_write_each_run_once",

@@ -75,5 +75,19 @@ def test_every_number_of_a_verdict_is_printed_by_the_command_beside_it(row, monk
         assert number.rstrip(".") in text, number
 
 
+def test_the_diagnoses_of_the_readme_are_printed_by_the_command_beside_them(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "100")
+    said = re.search(r"Of `gradflow (diagnose .+?)`:\n\n  ```text\n(.+?)\n  ```", README, re.S)
+    assert said
+    command, block = said.groups()
+    printed = call(*command.split())
+    assert printed.code == 0, printed
+    paragraphs = re.sub("^  ", "", block, flags=re.M).split("\n\n")
+    assert paragraphs
+    for paragraph in paragraphs:
+        assert paragraph in printed.out.split("\n\n")
+
+
 def test_there_are_verdicts_with_a_command():
     assert len(ROWS) >= 3

@@ -153,7 +153,7 @@ def weights(seen: Symptoms, state: State) -> Cause | None:
         return None
     wanted = f"a variance of {level:g} / fan-in" if math.isfinite(level) else "other weights"
     cure = f"start from {wanted}, put a normalisation behind the layers, or give them an identity path"
-    evidence = f"{told}: {decades:+.1f} of {state.mean:+.1f} decades over {seen.depth} layers"
+    evidence = f"{told}: over {seen.depth} layers {_against(decades, state)}"
     return Cause(SMALL if decades > 0 else LARGE, evidence, cure, decades)
 
 
@@ -164,7 +164,7 @@ def saturation(seen: Symptoms, state: State) -> Cause | None:
     decades = -seen.depth * math.log10(state.slope) / 2
     evidence = (
         f"the responses of the layers meet {state.slope:.2g} of the squared slope that there is around 0: "
-        f"{decades:+.1f} of {state.mean:+.1f} decades"
+        f"{_against(decades, state)}"
     )
     cure = "smaller weights or inputs, a normalisation before the activation, or ReLUs"
     return Cause(SATURATED, evidence, cure, decades)
@@ -179,10 +179,7 @@ def border(seen: Symptoms, state: State) -> Cause | None:
     if not decades:
         return None
     sides = [layer.pixels for layer in seen.geometry.layers if layer.side > 1]
-    evidence = (
-        f"zeros around maps of {sides[0]}x{sides[0]} to {sides[-1]}x{sides[-1]} take {decades:+.1f} of "
-        f"{state.mean:+.1f} decades"
-    )
+    evidence = f"zeros around maps of {sides[0]}x{sides[0]} down to {sides[-1]}x{sides[-1]}: {_against(decades, state)}"
     return Cause(BORDER, evidence, "circular padding, larger images, or fewer layers on the small maps", decades)
 
 
@@ -195,16 +192,17 @@ def batch_norm(seen: Symptoms, state: State) -> Cause | None:
         return None
     law = gradient_law("plain", normalisation="batch")
     if seen.chain and law is not None:
-        decades, told = seen.depth * law, "its law"
+        decades = seen.depth * law
+        told = f"by its law {_against(decades, state)}"
     elif state.mean < 0 and math.isfinite(state.branches):
-        decades, told = max(state.branches, state.mean), "what the branches add to the identity"
+        decades, told = max(state.branches, state.mean), _added(state)
     else:
         return None
     heals = f"; from step {seen.since} on it is level" if seen.end.regime == "level" and seen.since > 1 else ""
     cure = (
         "none where training heals it; otherwise an identity path, a small rate for the first steps, or no batch norm"
     )
-    return Cause(BATCH, f"{told} makes {decades:+.1f} of {state.mean:+.1f} decades{heals}", cure, decades)
+    return Cause(BATCH, f"{told}{heals}", cure, decades)
 
 
 def residual_sum(seen: Symptoms, state: State) -> Cause | None:
@@ -212,12 +210,17 @@ def residual_sum(seen: Symptoms, state: State) -> Cause | None:
     if seen.setting("normalisation", "none") != "none" or not (state.mean < 0 and math.isfinite(state.branches)):
         return None
     decades = max(state.branches, state.mean)  # some of what they add is lost at the activations behind the sums
-    evidence = (
-        f"the branches add {-state.branches:.1f} decades to what the identity brings, in all the gradient changes by "
-        f"{state.mean:+.1f}"
-    )
     cure = "a normalisation in the branches, smaller weights at their ends, or a smaller rate"
-    return Cause(SUM, evidence, cure, decades)
+    return Cause(SUM, _added(state), cure, decades)
+
+
+def _added(state: State) -> str:
+    return f"the branches add {-state.branches:.1f} decades to what the identity brings, {state.mean:+.1f} are seen"
+
+
+def _against(decades: float, state: State) -> str:
+    """What a law makes, beside what is seen; + is a fall towards the input, - a growth."""
+    return f"{decades:+.1f} decades are predicted, {state.mean:+.1f} are seen"
 
 
 LAWS = (weights, saturation, border, batch_norm, residual_sum)

@@ -331,8 +331,8 @@ VERBS = {
     "sweep": sweep,
     "plot": plot,
     "judge": judge,
-    "diagnose": diagnose,
     "describe": describe,
+    "diagnose": diagnose,
     "doctor": doctor,
 }
 HIDDEN = {"worker": worker, "stopwatch": stopwatch}  # started by gradflow itself: not among the verbs

@@ -26,6 +26,8 @@ INPUT_TO_OUTPUT = "layer position (input \N{RIGHTWARDS ARROW} output)"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHARED = ("data", "steps", "seed", "batch", "width", "normalisation")  # what a caption says also where it is the same
 
+MOST_VALUES = 12  # of a setting that a caption lists; of more it says the first and the last
+
 
 def format_ratio(ratio: float) -> str:
     """A ratio in one digit, as a power of ten where it is far from one: `×0.003`, `×10⁻⁷`."""
@@ -91,6 +93,8 @@ def nothing_varies(runs: Frame) -> str:
 def _words(name: str, values: list[Any]) -> str:
     """A setting and its values in words: `150 steps`, `batch 64`, `learning rate 0.001/1`."""
     words = "/".join(map(variation.text, values))
+    if len(values) > MOST_VALUES:
+        words = f"{variation.text(values[0])} to {variation.text(values[-1])} ({len(values)} values)"
     if name == "seed":
         return f"{len(values)} seed{'s' * (len(values) != 1)}"
     if name == "normalisation" or (len(values) == 1 and isinstance(values[0], bool)):

@@ -29,8 +29,8 @@ def seen(start: State, end: State | None = None, **more: Any) -> Symptoms:
 
 
 def state(decades: float, **more: Any) -> State:
-    usual: dict[str, Any] = {"gain": 2.0, "slope": 1.0}
-    return State(1, (decades - 0.1, decades, decades + 0.1), **(usual | more))
+    read: dict[str, Any] = {"gain": 2.0, "slope": 1.0} | more
+    return State(1, (decades - 0.1, decades, decades + 0.1), **read)
 
 
 def names(one: Symptoms) -> list[str]:

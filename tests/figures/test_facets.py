@@ -185,6 +185,13 @@ def test_a_sweep_in_which_nothing_varies_says_so():
     assert texts(ax)[0].startswith("8 ")
 
 
+@pytest.mark.parametrize(("count", "said"), [(12, "/0.012"), (13, "learning rate 0.001 to 0.013 (13 values)")])
+def test_of_a_setting_with_many_values_a_caption_says_the_first_and_the_last(count, said):
+    table = sweep(1, [PLAIN | {"learning_rate": rate / 1000} for rate in range(1, count + 1)])
+    (told,) = [part for part in words(table) if part.startswith("learning rate")]
+    assert told.endswith(said)
+
+
 def test_many_combinations_of_errors_are_wrapped():
     choices = itertools.product((0.1, 1.0), ("relu", "tanh"), (True, False))
     names = ("learning_rate", "activation", "shuffle")
