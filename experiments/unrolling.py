@@ -362,7 +362,7 @@ def figure(table, verdict):
         "reach": gf.charts.reach(_maps(table, deepest), title=f"The same in {deepest} layers", note=f"{what}\n{note}"),
         "shares": gf.charts.depth_curves(
             _residual(table, "share"),
-            across="layer position of the unit's input",
+            across="layer position at which the term enters",
             up="share of the last activation",
             title="What each unit's branch adds to the last activation of a residual net",
             note=f"{share} At each line: depth.\n{note}",
@@ -384,6 +384,8 @@ def _panel(table, quantity, start, net, after):
     steps, deepest = int(table.steps.max()), int(table.depth.max())
     rows = table[(table.quantity == quantity) & (table.start == start) & (table.net == net)]
     rows = rows[(rows.step > 0) == after]
+    if quantity == "share":  # a unit's term enters at its output, two layers on
+        rows = rows.assign(position=rows.position + 2 * (rows.layer != "stem"))
     curves = {
         f"{depth:g}": {x: list(values) for x, values in some.groupby("position").value}
         for depth, some in rows.groupby("depth")
@@ -396,7 +398,7 @@ def _panel(table, quantity, start, net, after):
     elif quantity == "influence" and net == "residual":
         alone = table[(table.quantity == "identity_influence") & (table.start == start) & (table.depth == deepest)]
         alone = alone[(alone.step > 0) == after]
-        guides["1"] = {x: list(values) for x, values in alone.groupby("position").value}
+        guides["identity"] = {x: list(values) for x, values in alone.groupby("position").value}
     when = f"after {steps} step{'s' * (steps != 1)}" if after else "before training"
     return f"{net}, {start}, {when}", net, curves, guides
 
