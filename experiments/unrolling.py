@@ -16,6 +16,7 @@ stays, 1/2 + 1/6 where it doubles. *Batch norm*: a plain layer multiplies it by 
 arXiv:1902.08129), 0.083 decades a layer.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -219,14 +220,15 @@ def _numbers(net, images, probes):
                 yield unit, after[unit], f"influence_of_{source}", value
 
 
-def law(start, net, depth, width):
+@functools.cache
+def law(start, net, depth):
     """log10 of the influence of each unit's input on the last one's output before training, by the laws above.
 
-    None for a residual net with batch norm, which has none here.
+    None for a residual net with batch norm, which has none here. The width does not matter, only where it doubles.
     """
     if (start, net) == ("batch norm", "residual"):
         return None
-    built = gf.nets.build(net, depth=int(depth), width=int(width), classes=2, channels=1, order="pre", seed=0)
+    built = gf.nets.build(net, depth=int(depth), width=1, classes=2, channels=1, order="pre", seed=0)
     kept = []
     for small, large in (getattr(built, name).conv1.kernel.shape[2:] for name in built.units):
         branch = small / (small + large) / 2 if start == "small weights" else (math.pi / (math.pi - 1)) ** 2
@@ -250,7 +252,7 @@ def ends(table, quantity, after):
 
 def verdict(table):
     """The sum, its derivative, and the influence of the first activation on the last, beside the laws."""
-    deepest, shallowest, width = int(table.depth.max()), int(table.depth.min()), int(table.width.iloc[0])
+    deepest, shallowest = int(table.depth.max()), int(table.depth.min())
     before, after = ends(table, "influence", False), ends(table, "influence", True)
     small, batch = STARTS
 
@@ -258,7 +260,7 @@ def verdict(table):
         return gf.per_seed(numbers, start=start, net=net, depth=depth)
 
     def off(start, net):
-        return {seed: value - law(start, net, deepest, width)[0] for seed, value in first(start, net).items()}
+        return {seed: value - law(start, net, deepest)[0] for seed, value in first(start, net).items()}
 
     def largest(quantity, after=None):
         rows = table[table.quantity == quantity]
@@ -287,7 +289,7 @@ def verdict(table):
     }
     steps = int(table.steps.min())
     findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
-    return gf.Verdict(title(before, deepest), findings, facts(table, before, after, width))
+    return gf.Verdict(title(before, deepest), findings, facts(table, before, after))
 
 
 def title(before, depth):
@@ -303,7 +305,7 @@ def title(before, depth):
     )
 
 
-def facts(table, before, after, width):
+def facts(table, before, after):
     """Influence before and after training with the law, shares, and how training ended."""
     seen: dict[str, Any] = {}
     for start in STARTS:
@@ -315,9 +317,9 @@ def facts(table, before, after, width):
                     for depth in sorted(table.depth.unique())
                     if (start, net, depth) in means
                 }
-            if law(start, net, table.depth.min(), width) is not None:
+            if law(start, net, int(table.depth.min())) is not None:
                 seen[f"the same by the law, {start}, {net}"] = {
-                    str(depth): law(start, net, depth, width)[0] for depth in sorted(table.depth.unique())
+                    str(depth): law(start, net, int(depth))[0] for depth in sorted(table.depth.unique())
                 }
     shares = table[table.quantity == "share"]
     for (start, step), rows in shares.groupby(["start", "step"]):
@@ -393,7 +395,7 @@ def _panel(table, quantity, start, net, after):
     guides = {}
     if quantity == "influence" and net == "plain" and not after:
         places = sorted(rows[rows.depth == deepest].position.unique())
-        heights = law(start, net, deepest, table.width.iloc[0])
+        heights = law(start, net, deepest)
         guides["law"] = {x: [10**y] for x, y in zip(places, heights, strict=False)}
     elif quantity == "influence" and net == "residual":
         alone = table[(table.quantity == "identity_influence") & (table.start == start) & (table.depth == deepest)]
@@ -411,7 +413,9 @@ def _residual(table, quantity):
 def _reach(table, start, net, depth, after):
     """The influence of x_l on x_m at [l - 1, m - 2], geometric mean over seeds; nan where m <= l."""
     rows = table[(table.start == start) & (table.net == net) & (table.depth == depth) & ((table.step > 0) == after)]
-    rows = rows[rows.quantity.str.startswith("influence_of_") & (rows.value > 0)]
+    rows = rows[rows.quantity.str.startswith("influence_of_") & (rows.value > 0)].sort_values(
+        ["run", "quantity", "step"]
+    )
     rows = rows.assign(value=np.log(rows.value), source=rows.quantity.str.removeprefix("influence_of_"))
     return np.exp(rows.pivot_table(index="source", columns="position", values="value")).to_numpy()
 

@@ -21,7 +21,7 @@ install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 # Each takes seven seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
 # beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
-    # The smoke runs of seven experiments; those of the other four are not slow.
+    # The smoke runs of eight experiments; those of the others are not slow.
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -29,7 +29,10 @@ SLOW = (
             "test_verdict_and_figures_are_functions_of_the_table_alone",
             "test_plot_redraws_the_same_bytes",
         )
-        for name in ("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead")
+        for name in (
+            *("inception", "lineage", "alexnet_ingredients", "design_rules", "vgg_depth", "nin_head", "overhead"),
+            "unrolling",
+        )
     ),
     "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",
@@ -45,6 +48,8 @@ SLOW = (
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
     "nets/test_nets.py::test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax",
     "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[googlenet]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual that pools]",
     "nets/test_own_net.py::test_it_is_swept_plotted_and_not_run_twice",
     "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",

@@ -44,16 +44,16 @@ def held(net: Any, images: Any) -> tuple[list[Any], Any]:
     return alone, inputs[0]
 
 
-def whole_jacobian(functions: Any, x: Any) -> np.ndarray:
-    """(outputs, inputs) of the functions one after another, at one image's x."""
+def jacobians(functions: Any, x: Any) -> np.ndarray:
+    """(image, outputs, inputs) of the functions of one image, one after another, at each image's x."""
     chain = lambda x: functools.reduce(lambda x, f: f(x), functions, x)  # noqa: E731
-    found = np.asarray(jax.jacrev(chain)(x), np.float64)
-    return found.reshape(-1, x.size)
+    found = np.asarray(jax.jit(jax.vmap(jax.jacrev(chain)))(x), np.float64)
+    return found.reshape(len(x), -1, x[0].size)
 
 
-def gain(jacobians: Any) -> float:
+def gain(jacobians: np.ndarray) -> float:
     """Frobenius norm over the root of the outputs' number, root mean square over images."""
-    return float(np.sqrt(np.mean([np.sum(one**2) / len(one) for one in jacobians])))
+    return float(np.sqrt(np.sum(jacobians**2) / jacobians.shape[0] / jacobians.shape[1]))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -67,13 +67,13 @@ def test_exact_influence_is_that_of_whole_jacobians(name):
     count = len(alone)
     assert found.names == net.units
     for first in range(count):
-        wanted = [whole_jacobian(alone[first:], one) for one in inputs[first]]
-        assert found.total[first] == pytest.approx(gain(wanted), rel=1e-4)
-        assert found.forward[first] == pytest.approx(gain(wanted), rel=1e-4)
+        wanted = gain(jacobians(alone[first:], inputs[first]))
+        assert found.total[first] == pytest.approx(wanted, rel=1e-4)
+        assert found.forward[first] == pytest.approx(wanted, rel=1e-4)
         assert np.isnan(found.reach[first, :first]).all()
     for first, last in ((0, 0), (0, count - 2), (1, count - 1)):
-        wanted = [whole_jacobian(alone[first : last + 1], one) for one in inputs[first]]
-        assert found.reach[first, last] == pytest.approx(gain(wanted), rel=1e-4)
+        wanted = gain(jacobians(alone[first : last + 1], inputs[first]))
+        assert found.reach[first, last] == pytest.approx(wanted, rel=1e-4)
     assert found.error < 1e-5
 
 
@@ -88,20 +88,15 @@ def test_identity_and_branches_by_hand():
     shortcuts = [lambda x, unit=unit: unit.identity(x[None], lambda name, x: x, "u")[0] for unit in units]
     branches = [lambda x, unit=unit: unit.residual(x[None], lambda name, x: x, "u")[0] for unit in units]
     wholes = [lambda x, unit=unit: unit(x[None], lambda name, x: x, "u")[0] for unit in units]
-    through = [whole_jacobian(shortcuts, one) for one in x]
-    whole = [whole_jacobian(wholes, one) for one in x]
+    through, whole = jacobians(shortcuts, x), jacobians(wholes, x)
     assert found.identity[0] == pytest.approx(gain(through), rel=1e-5)
-    assert found.branches[0] == pytest.approx(gain([a - b for a, b in zip(whole, through, strict=True)]), rel=1e-4)
-    total: Any = through
+    assert found.branches[0] == pytest.approx(gain(whole - through), rel=1e-4)
+    total = through
     for i, branch in enumerate(branches):
-        part = [
-            whole_jacobian(shortcuts[i + 1 :], inputs[i + 1][b])
-            @ whole_jacobian([branch], inputs[i][b])
-            @ whole_jacobian(wholes[:i], inputs[0][b])
-            for b in range(len(x))
-        ]
+        before, own = jacobians(wholes[:i], x), jacobians([branch], inputs[i])
+        part = jacobians(shortcuts[i + 1 :], inputs[i + 1]) @ own @ before
         assert found.terms[i] == pytest.approx(gain(part), rel=1e-4)
-        total = [a + b for a, b in zip(total, part, strict=True)]
+        total = total + part
     np.testing.assert_allclose(total, whole, atol=1e-4 * np.abs(whole).max())
 
 
