@@ -151,7 +151,7 @@ def measure(preset, folder, **given):
             for depth in settings["depth"]:  # seeds innermost: a net is compiled once for all of them
                 for seed in range(settings["seeds"]):
                     names = ("width", "steps", "batch", "learning_rate", "data", "image_size")
-                    more = {name: settings[name] for name in names} | how
+                    more: dict[str, Any] = {name: settings[name] for name in names} | how
                     run = gf.Run(
                         net=net, depth=depth, seed=seed, order="pre", padding="circular", evaluations=1, **more
                     )
@@ -221,14 +221,14 @@ def _numbers(net, images, probes):
 
 
 @functools.cache
-def law(start, net, depth):
+def law(start, net, depth) -> Any:
     """log10 of the influence of each unit's input on the last one's output before training, by the laws above.
 
     None for a residual net with batch norm, which has none here. The width does not matter, only where it doubles.
     """
     if (start, net) == ("batch norm", "residual"):
         return None
-    built = gf.nets.build(net, depth=int(depth), width=1, classes=2, channels=1, order="pre", seed=0)
+    built: Any = gf.nets.build(net, depth=int(depth), width=1, classes=2, channels=1, order="pre", seed=0)
     kept = []
     for small, large in (getattr(built, name).conv1.kernel.shape[2:] for name in built.units):
         branch = small / (small + large) / 2 if start == "small weights" else (math.pi / (math.pi - 1)) ** 2
@@ -447,7 +447,7 @@ def _scalar_chain():
     counts = range(1, len(CHAIN) + 1)
     chains = {count: gf.scalar_chain(CHAIN[:count]) for count in counts}
     product, total = "plain: product", "residual: sum"
-    panels = {
+    panels: Any = {
         "d output / d input": {
             product: {count: [chain.product] for count, chain in chains.items()},
             total: {count: [chain.total] for count, chain in chains.items()},
