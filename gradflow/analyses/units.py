@@ -38,8 +38,8 @@ def units_of(net: nnx.Module, images: Any) -> tuple[list[Unit], jax.Array]:
     Images are `(batch, height, width, channel)`, as the net takes them. Raises `BadInput` for a net without units,
     images that it does not take, or units that are not h(x) + F(x).
     """
-    names: tuple[str, ...] = tuple(getattr(net, "units", ()))
-    if not names or any(STACK_MARK in name for name in names):
+    names: Any = getattr(net, "units", ())
+    if not isinstance(names, tuple) or not names or any(STACK_MARK in name for name in names):
         raise BadInput(
             "this net has no units to be taken one by one: legal are nets that name theirs in `units`, such as "
             "'plain', 'residual', 'mlp' and 'residual_mlp'"

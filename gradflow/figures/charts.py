@@ -15,6 +15,8 @@ from matplotlib.ticker import NullLocator
 
 from gradflow.figures import layout, style
 from gradflow.figures.drawing import drawing, tick_label
+from gradflow.figures.reach import depth_curves as depth_curves
+from gradflow.figures.reach import reach as reach
 
 OTHERS = ("vgg", "nin", "googlenet", "mlp")  # whose colours things have that are no nets
 # Label to its numbers, one a seed; nan for a seed that gave none.
@@ -163,5 +165,5 @@ def _cell(ax: Axes, x: int, y: int, value: float, words: str, distance: float) -
 
 def _colour(label: str, place: int = 0) -> Any:
     """That of the net which the label names, or else one by its place that is neither plain's nor residual's."""
-    named = label.split(",")[0].split(" ")[0].split("-")[0]
+    named = label.split(",")[0].split(":")[0].split(" ")[0].split("-")[0]
     return style.shade(named if named in (*style.NET_COLOURS, "mlp") else OTHERS[place % len(OTHERS)])

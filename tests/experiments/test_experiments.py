@@ -27,7 +27,7 @@ from gradflow.runs import files, variation
 
 SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TWINS = ("degradation", "depth_sweep")
-MEASURED = ("overhead",)  # these make their tables themselves: they have no runs
+MEASURED = ("overhead", "unrolling")  # these make their tables themselves: they have no runs
 SMALLER: dict[str, tuple] = dict.fromkeys(
     TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1)
 )
