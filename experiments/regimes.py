@@ -399,6 +399,7 @@ def figure(table, verdict):
     trained_maps = {
         f"{net}-{depth}, {NAMES[one]}": cells(loss, net, depth, one) for depth in depths for net, one in kinds
     }
+    layers = " or ".join(str(depth) for depth in sorted(set(first.depth)))
     falls = "Decades by which the gradient falls on its way to the input (brown; below 0, green: it grows). "
     ends = f"Final loss over that of guessing, at the better rate (green: below {LEARNS:g} in the mean, it trains). "
     note = gf.plot.caption(first)
@@ -411,6 +412,6 @@ def figure(table, verdict):
             regimes, len(kinds), f"What {deepest} layers do to the gradient before training", falls + "\n" + note
         ),
         "depths": gf.charts.heat(
-            by_depth, len(set(first.activation)), title="The same at every depth", note=falls + "\n" + note
+            by_depth, len(set(first.activation)), title=f"What {layers} layers do to the gradient before training", note=falls + "\n" + note
         ),
     }  # fmt: skip
