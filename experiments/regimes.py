@@ -412,6 +412,7 @@ def figure(table, verdict):
             regimes, len(kinds), f"What {deepest} layers do to the gradient before training", falls + "\n" + note
         ),
         "depths": gf.charts.heat(
-            by_depth, len(set(first.activation)), title=f"What {layers} layers do to the gradient before training", note=falls + "\n" + note
+            by_depth, len(set(first.activation)), f"What {layers} layers do to the gradient before training",
+            falls + "\n" + note,
         ),
     }  # fmt: skip
