@@ -378,13 +378,18 @@ def figure(table, verdict):
     deepest, depths = int(first.depth.max()), sorted(int(depth) for depth in trained.depth.unique())
     regimes = {
         f"{net}, {NAMES[one]}, {how}": cells(series, net, deepest, one)
-        for how, series in (("measured", decades), ("theory", told))
+        for how, series in (("seen", decades), ("theory", told))
         for net, one in kinds
+    }
+    maps = {
+        (net, one, depth): cells(decades, net, depth, one) for net, one in kinds for depth in sorted(set(first.depth))
     }
     by_depth = {
         f"{net}, {NAMES[one]}, {activation}": {
             start: {
-                f"{depth}": cells(decades, net, depth, one)[start][activation] for depth in sorted(first.depth.unique())
+                f"{depth}": rows.get(start, {}).get(activation, np.nan)
+                for (*kind, depth), rows in maps.items()
+                if kind == [net, one]
             }
             for start in in_order(STARTS, set(first.initialisation))
         }
@@ -392,8 +397,9 @@ def figure(table, verdict):
         for activation in in_order(ACTIVATIONS, set(first.activation))
     }
     trained_maps = {
-        f"{net}, {NAMES[one]}, {depth} layers": cells(loss, net, depth, one) for depth in depths for net, one in kinds
+        f"{net}-{depth}, {NAMES[one]}": cells(loss, net, depth, one) for depth in depths for net, one in kinds
     }
+    layers = " or ".join(str(depth) for depth in sorted(set(first.depth)))
     falls = "Decades by which the gradient falls on its way to the input (brown; below 0, green: it grows). "
     ends = f"Final loss over that of guessing, at the better rate (green: below {LEARNS:g} in the mean, it trains). "
     note = gf.plot.caption(first)
@@ -406,6 +412,7 @@ def figure(table, verdict):
             regimes, len(kinds), f"What {deepest} layers do to the gradient before training", falls + "\n" + note
         ),
         "depths": gf.charts.heat(
-            by_depth, len(set(first.activation)), title="The same at every depth", note=falls + "\n" + note
+            by_depth, len(set(first.activation)), f"What {layers} layers do to the gradient before training",
+            falls + "\n" + note,
         ),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 `plot.py` draws what the tables say of themselves; here the caller brings the numbers, one a seed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,8 @@ def heat(
         ax.tick_params(length=0)
         ax.grid(False)
         ax.spines[:].set_visible(False)
-        layout.heading(ax, [panel], panel.split(",")[0] if panel.split(",")[0] in style.NET_COLOURS else "")
+        net = re.split("[,-]", panel)[0]
+        layout.heading(ax, [panel], net if net in style.NET_COLOURS else "")
     return figure
 
 
@@ -155,8 +157,7 @@ def _cell(ax: Axes, x: int, y: int, value: float, words: str, distance: float) -
     if not np.isfinite(value):
         ax.text(x, y, "\N{EN DASH}", ha="center", va="center")
         return
-    steep = 30.0
-    strength = np.sign(distance) * min(1.0, np.log1p(steep * abs(distance)) / np.log1p(steep))
+    strength = np.sign(distance) * min(1.0, np.log1p(30 * abs(distance)) / np.log1p(30))
     colour = matplotlib.colormaps["BrBG_r"](0.5 + 0.5 * float(strength))
     ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, linewidth=0))
     light = np.array(colour[:3]) ** 2.2 @ [0.2126, 0.7152, 0.0722] > 0.25
