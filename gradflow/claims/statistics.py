@@ -80,7 +80,9 @@ def final_loss(table: Frame, by: Sequence[str] = TWINS) -> Series:
 def _final(table: Frame, quantity: str, by: Sequence[str], guessing: Series) -> Series:
     # Of a large table only what is needed: a row a run, and of one quantity the columns that say whose it is.
     keys = [*by, "seed"]
-    ends = table.assign(guessing=guessing).loc[~table["run"].duplicated(), [*dict.fromkeys([*keys, "status"]), "guessing"]]
+    ends = table.assign(guessing=guessing).loc[
+        ~table["run"].duplicated(), [*dict.fromkeys([*keys, "status"]), "guessing"]
+    ]
     everyone = with_values(ends, by).drop_duplicates().set_index(keys)
     columns = [*dict.fromkeys(["run", "step", "value", *keys])]
     rows = with_values(table.loc[table["quantity"] == quantity, columns], by)
