@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([readings.assign(**text, value=readings["value"].astype(float)), settings], axis=1)
 
 
-def _text(names: pd.Series) -> pd.Series:
+def _text(names: Any) -> pd.Series:
     """Names as text; those of a dictionary are taken from it as they are, which is no Python object a row."""
     if not isinstance(names.dtype, pd.CategoricalDtype):
         return names.astype(str)

@@ -182,6 +182,8 @@ def test_one_process_at_a_time_has_the_lock(tmp_path):
 @pytest.mark.parametrize("kind", ["category", "str"])
 def test_settings_are_joined_as_a_merge_would(tmp_path, kind):
     records = [make(tmp_path, name, seed) for seed, name in enumerate(("b", "a", "c"))]
+    runs: Any
+    readings: Any
     runs, readings = table.collect(records)
     names = ["run", "layer", "quantity"]
     readings = readings[readings["step"] != 2].sample(frac=1, random_state=0).astype(dict.fromkeys(names, kind))
