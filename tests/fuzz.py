@@ -262,7 +262,7 @@ PROPERTIES: tuple[Callable[[], None], ...] = (arguments, results, data_sets, exp
 def main(minutes: float) -> None:
     """Tries all kinds in turn until the time is over; ends with the smallest example of what does not hold."""
     prepare()
-    quick = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    quick = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
     checks = [quick(check) for check in PROPERTIES]
     ends = time.monotonic() + 60 * minutes
     while time.monotonic() < ends:

@@ -1,8 +1,8 @@
 """Whether a long sweep stays as it began: `python tests/soak.py` watches memory and open descriptors of its processes.
 
 Not part of the test suite. Two real sweeps, one of 5,000 steps and one of 500 runs of one step each, in one worker; of
-the worker and of its parent it prints resident memory and open descriptors in the first and in the last quarter of the
-time, from when the first step is compiled and done, and ends with 1 where the last is much more than the first.
+the worker and of its parent it prints resident memory and open descriptors in each quarter of the time, from when the
+first step is compiled and done, and ends with 1 where the last is much more than the first.
 """
 
 import sys
@@ -67,18 +67,17 @@ def main() -> int:
     grows = False
     for what, words in SWEEPS.items():
         for name, samples in watch(words).items():
-            quarter = max(1, len(samples) // 4)
-            first, last = (
-                Sample(*(median(column) for column in zip(*part, strict=True)))
-                for part in (samples[:quarter], samples[-quarter:])
-            )
-            memory = last.mebibytes > MORE * first.mebibytes + 8
-            descriptors = last.descriptors > MORE * first.descriptors + 2
-            grows |= memory or descriptors
+            count = len(samples) // 4
+            quarters = [
+                Sample(*(median(column) for column in zip(*samples[i * count : (i + 1) * count], strict=True)))
+                for i in range(4)
+            ]
+            first, last = quarters[0], quarters[-1]
+            grows |= last.mebibytes > MORE * first.mebibytes + 8 or last.descriptors > MORE * first.descriptors + 2
+            memory, descriptors = zip(*quarters, strict=True)
             print(
-                f"{what}, {name}: {first.mebibytes:.0f} -> {last.mebibytes:.0f} MiB, "
-                f"{first.descriptors:g} -> {last.descriptors:g} descriptors, {len(samples)} samples"
-                f"{': GROWS' if memory or descriptors else ''}",
+                f"{what}, {name}: {', '.join(f'{one:.0f}' for one in memory)} MiB; "
+                f"{', '.join(f'{one:g}' for one in descriptors)} descriptors; {len(samples)} samples",
                 flush=True,
             )
     return int(grows)

@@ -78,11 +78,16 @@ def final_loss(table: Frame, by: Sequence[str] = TWINS) -> Series:
 
 
 def _final(table: Frame, quantity: str, by: Sequence[str], guessing: Series) -> Series:
-    keys, table = [*by, "seed"], with_values(table, by)
-    rows = table[table["quantity"] == quantity]
+    # Of a large table only what is needed: a row a run, and of one quantity the columns that say whose it is.
+    keys = [*by, "seed"]
+    ends = table.assign(guessing=guessing).loc[
+        ~table["run"].duplicated(), [*dict.fromkeys([*keys, "status"]), "guessing"]
+    ]
+    everyone = with_values(ends, by).drop_duplicates().set_index(keys)
+    columns = [*dict.fromkeys(["run", "step", "value", *keys])]
+    rows = with_values(table.loc[table["quantity"] == quantity, columns], by)
     last = rows.groupby("run")["step"].transform("max")
     rows = rows[rows["step"] == last if quantity == "test_error" else rows["step"] > 0.9 * last]
-    everyone = table.assign(guessing=guessing)[[*keys, "status", "guessing"]].drop_duplicates().set_index(keys)
     final = rows.groupby(keys)["value"].mean().reindex(everyone.index)
     final = final.where(everyone["status"] != "diverged", everyone["guessing"])
     return final.where(everyone["status"].isin(["done", "diverged"])).sort_index()

@@ -7,6 +7,8 @@ from gradflow.data.dataset import LEGAL, TEST_NAMES, Dataset, Split, assemble, o
 from gradflow.data.parquet import unpack
 from gradflow.errors import BadInput
 
+_ROWS = 1024  # at a time
+
 
 def read(name: str, label: str | None = None) -> Dataset:
     """The data set called `name` on the Hub. Raises `BadInput` where it cannot be had."""
@@ -31,8 +33,11 @@ def _splits(name: str, label: str | None, datasets) -> Dataset:
         raise BadInput(f"{name!r} has the splits {', '.join(splits)}; wanted train and one of {', '.join(TEST_NAMES)}")
 
     def split(key: str) -> Split:
-        table = datasets.table.embed_table_storage(splits[key].data.table)
-        return unpack(table.to_batches(), table.schema, len(table), f"{name} ({key})", label)
+        table, embed = splits[key].data.table, datasets.table.embed_table_storage
+        # Images that are files become bytes a few at a time: all of them may be more than there is memory for.
+        parts = (embed(table.slice(row, _ROWS)) for row in range(0, len(table), _ROWS))
+        batches = (batch for part in parts for batch in part.to_batches())
+        return unpack(batches, embed(table.slice(0, 0)).schema, len(table), f"{name} ({key})", label)
 
     tests = (split(key) for key in TEST_NAMES if key in splits)
     return assemble(name, split("train"), next((test for test in tests if not unlabelled(test)), None))

@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,9 +147,26 @@ def _first_line(error: BaseException) -> str:
 
 
 def join(runs: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
-    """The long table with the settings of each run joined: what figures and verdicts take."""
-    readings = readings.astype({"run": str, "layer": str, "quantity": str, "value": float})
-    return readings.merge(runs, on="run", how="left", validate="many_to_one")
+    """The long table with the settings of each run joined: what figures and verdicts take.
+
+    Of millions of rows no name is compared with another: a run is known by its number in the dictionary of all names.
+    """
+    if not runs["run"].is_unique:
+        raise ValueError("a run has two rows")
+    readings = readings.reset_index(drop=True)
+    names = readings["run"].astype("category").cat
+    rows = pd.Index(runs["run"]).get_indexer(names.categories)[names.codes]
+    settings = runs.drop(columns="run").reset_index(drop=True).reindex(rows).set_axis(readings.index)
+    text = {name: _text(readings[name]) for name in ("run", "layer", "quantity")}
+    return pd.concat([readings.assign(**text, value=readings["value"].astype(float)), settings], axis=1)
+
+
+def _text(names: Any) -> pd.Series:
+    """Names as text; those of a dictionary are taken from it as they are, which is no Python object a row."""
+    if not isinstance(names.dtype, pd.CategoricalDtype):
+        return names.astype(str)
+    taken = pd.array(names.cat.categories, dtype=str).take(names.cat.codes.to_numpy(), allow_fill=True)
+    return pd.Series(taken, names.index)
 
 
 def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from samples import NAMES, idx_folder, parquet_folder, pixels, png, refused, write_idx, write_images, write_parquet
 
-from gradflow.data import hub
 from gradflow.data.batches import _permutation, indices
 from gradflow.data.load import _shuffle, digest, load_data
 from gradflow.data.transforms import augment, colours, normalise, statistics
@@ -122,16 +121,6 @@ def test_the_digest_follows_pixels_labels_and_files_that_change(tmp_path):
 def test_loaded_arrays_cannot_be_changed_under_the_next_reader():
     with pytest.raises(ValueError, match="read-only"):
         load_data("digits").train_images[0] = 0
-
-
-@pytest.mark.skipif(not HUB, reason="needs the extra [hub]")
-def test_the_hub_library_reads_what_we_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    folder = parquet_folder(tmp_path / "set")
-    dataset = hub.read(str(folder))  # the library takes local folders too
-    assert dataset.digest == digest(str(folder))
-    assert dataset.classes == NAMES
 
 
 # What is made of it

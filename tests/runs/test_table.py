@@ -179,6 +179,23 @@ def test_one_process_at_a_time_has_the_lock(tmp_path):
         assert theirs
 
 
+@pytest.mark.parametrize("kind", ["category", "str"])
+def test_settings_are_joined_as_a_merge_would(tmp_path, kind):
+    records = [make(tmp_path, name, seed) for seed, name in enumerate(("b", "a", "c"))]
+    runs: Any
+    readings: Any
+    runs, readings = table.collect(records)
+    names = ["run", "layer", "quantity"]
+    readings = readings[readings["step"] != 2].sample(frac=1, random_state=0).astype(dict.fromkeys(names, kind))
+    runs = pd.concat([runs.sample(frac=1, random_state=1), runs.head(1).assign(run="without readings")])
+    merged = readings.astype(dict.fromkeys(names, str) | {"value": float}).merge(runs, on="run", how="left")
+    assert len(merged) == len(readings) > 0
+    pd.testing.assert_frame_equal(table.join(runs, readings), merged)
+    pd.testing.assert_frame_equal(table.join(runs, readings.head(0)), merged.head(0))
+    with pytest.raises(ValueError, match="two rows"):
+        table.join(pd.concat([runs, runs]), readings)
+
+
 def test_raw_and_published_results_are_one_table(tmp_path):
     for seed, state in enumerate(("done", "diverged", "failed", "running")):
         make(tmp_path, f"run-{seed}", seed, state, steps=4 + seed)
