@@ -21,8 +21,7 @@ install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 # Each takes five seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
 # beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
-    # The smoke runs of all experiments but two: `arithmetic` and `spatial` go the same way through runs, verdict and
-    # figures. (The tables that are committed are judged by faster tests, in tests/test_readme.py.)
+    # The smoke runs of all experiments but one: `spatial` goes the same way through runs, verdict and figures.
     *(
         f"experiments/test_experiments.py::{test}[{name}]"
         for test in (
@@ -34,6 +33,7 @@ SLOW = (
             "depth_sweep",
             "degradation",
             "border",
+            "arithmetic",
             "inception",
             "lineage",
             "alexnet_ingredients",
@@ -55,19 +55,14 @@ SLOW = (
             "test_a_diverged_run_is_an_outcome",
         )
     ),
-    *(
-        f"claims/test_diagnosis.py::test_every_committed_table_is_answered[results/{name}"
-        for name in (
-            "depth_sweep",
-            "vgg_depth",
-            "cifar10",
-            "inception",
-            "lineage",
-            "border",
-            "alexnet_ingredients",
-            "planted_faults",
-        )
-    ),
+    "claims/test_diagnosis.py::test_every_committed_table_is_answered",
+    "test_readme.py::test_every_number_of_a_verdict_is_printed_by_the_command_beside_it",
+    "experiments/test_experiments.py::test_a_depth_sweep_of_another_activation_is_judged_by_its_law",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[alexnet]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[plain]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual, pre-activation, group norm]",
+    "analyses/test_unrolling.py::test_exact_influence_is_that_of_whole_jacobians[residual, batch norm, projections]",
+    "analyses/test_unrolling.py::test_the_net_after_training_is_that_of_its_readings",
     "test_readme.py::test_the_diagnoses_of_the_readme_are_printed_by_the_command_beside_them",
     "data/test_few.py::test_a_data_set_of_one_class_or_one_image_is_a_run[one class]",
     "runs/test_resume.py::test_one_killed_worker_costs_its_own_run_only",

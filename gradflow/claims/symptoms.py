@@ -237,7 +237,7 @@ def _slope(values: Frame, shape: Geometry | None) -> float:
 
 
 def _squared_slope(activation: str, z: Any) -> Any:
-    z = np.clip(z, -300, 300)
+    z = np.clip(z.astype(float), -150, 150)  # flat there, and within float64
     return 1 / np.cosh(z) ** 4 if activation == "tanh" else 1 / (2 * np.cosh(z / 2)) ** 4
 
 

@@ -245,7 +245,7 @@ def residual(
         family: For small images (He 2015, section 4.2) or for those of ImageNet (table 1).
         width: Channels of the first stage; by default 16, in family imagenet 64.
         shortcut: Where the shape changes A pads with zeros and B projects; C projects in every unit (section 4.1).
-        shortcut_scale: The factor lambda of every shortcut, above 0 (He 2016, equation 6); None for none.
+        shortcut_scale: The factor lambda of every shortcut, above 0 (He 2016, equation 6); by default 1.
         order: Normalisation and activation after each convolution, or before it (He 2016, figure 4e).
         normalisation: After each convolution, or before it in order pre.
         activation: Of all layers but the last.

@@ -15,7 +15,7 @@ from gradflow.claims.geometry import geometry
 from gradflow.claims.symptoms import LEAST_STEPS, State, Symptoms, symptoms
 
 COMMITTED = sorted(str(path.parent.relative_to(ROOT)) for path in (ROOT / "results").glob("**/runs.csv"))
-UNREAD = ("results/overhead",)  # these have no readings of gradients
+UNREAD = ("results/overhead", "results/unrolling", "results/cifar10/unrolling")  # these have no readings of gradients
 ANSWERS = {*diagnosis.CAUSES, diagnosis.HEALTHY, diagnosis.UNKNOWN}
 PLAIN = {"run": "a", "net": "plain", "depth": 20, "normalisation": "none", "padding": "circular", "data": "digits"}
 SAID = math.log10(math.pi / (math.pi - 1)) / 2
