@@ -3,19 +3,15 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from gradflow import ranges
-from gradflow.commands import recording
+from gradflow.commands import recording, results_folders
 from gradflow.commands.arguments import Choices, NetChoices
 from gradflow.errors import BadInput
 from gradflow.plain_text import plain
-
-if TYPE_CHECKING:
-    from gradflow.claims.experiment import Experiment
-    from gradflow.reports.report import Judged
 
 # None is whatever the hint says: what stands in the help in the place of it.
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
@@ -25,7 +21,6 @@ Side = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 32
 Classes = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 10, or that of the paper)")]
 
 EXIT_FAIL, EXIT_RUN_FAILED = 1, 3
-_LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def list_() -> int:
@@ -80,7 +75,7 @@ def run(
     chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
     shown = results / "smoke" / chosen.name if smoke else results / chosen.name
-    folder = _absolute(shown)
+    folder = results_folders.absolute(shown)
     failed = 0
     if chosen.measure:
         tables, made = _measure(chosen, preset, folder, settings.given, seeds)
@@ -127,9 +122,9 @@ def sweep(
     from gradflow.runs import sweep as sweeps
     from gradflow.runs import table
 
-    _check_name(name)
+    results_folders.check_name(name)
     ranges.check("checkpoint_seconds", checkpoint_seconds)
-    folder = _absolute(results / name)
+    folder = results_folders.absolute(results / name)
     records = sweeps.records(grids.grid(seeds, **settings.given), folder)
     failed = recording.execute(records, workers, checkpoint_seconds)
     if failed == len(records):
@@ -152,12 +147,12 @@ def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
     from gradflow.reports import report
     from gradflow.runs import table
 
-    folder = _absolute(results)
+    folder = results_folders.absolute(results)
     judged = report.read_verdict(folder)
     own = judged or experiment is not None
     frame = table.load(folder, quantities=None if own else report.SWEEP_QUANTITIES)
     if own:
-        chosen = _experiment(results, judged, experiment)
+        chosen = results_folders.experiment(results, judged, experiment)
         frame.attrs["command"] = judged.command if judged else ""
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
@@ -180,11 +175,11 @@ def judge(results: Positional[Path], *, experiment: OwnFile = None) -> int:
     from gradflow.reports import report
     from gradflow.runs import table
 
-    folder = _absolute(results)
+    folder = results_folders.absolute(results)
     judged = report.read_verdict(folder)
     if not judged:
         raise BadInput(f"{results} has no verdict.json: nothing was claimed of it; give the folder of an experiment")
-    verdict = _experiment(results, judged, experiment).verdict(table.load(folder))
+    verdict = results_folders.experiment(results, judged, experiment).verdict(table.load(folder))
     if judged.outcome == NOT_JUDGED:
         verdict = verdict.not_judged()
     _print(*map(report.line, verdict.findings), *report.facts(verdict), f"{verdict.outcome}: {verdict.title}")
@@ -248,49 +243,10 @@ def stopwatch(settings: Positional[str]) -> int:
     return 0
 
 
-def _check_name(name: str) -> None:
-    """Raises `BadInput` for a name that would be another folder than one in the results, or none."""
-    legal = name.isprintable() and name not in ("", ".", "..") and not {*name} & {*"/\\"}
-    if not legal or len(name.encode()) > _LONGEST_NAME:
-        raise BadInput(f"name {name[:60]!r} is not legal: it names a folder in the results, without / and \\")
-
-
 def _print(*lines: object) -> None:
     """Prints lines, each as it is for a terminal that obeys nothing but its end."""
     for line in lines:
         print(plain(line), flush=True)
-
-
-def _absolute(results: Path) -> Path:
-    """Where results go. Not relative: of `x:y` pyarrow would think that it is a URI.
-
-    Raises `BadInput` where the current directory is gone, or its name is no text.
-    """
-    try:
-        folder = Path.cwd() / results
-    except FileNotFoundError as error:
-        raise BadInput("the current directory has been deleted: change to another one") from error
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(f"the results folder {folder} is not named in UTF-8: choose another --results") from error
-    return folder
-
-
-def _experiment(results: Path, judged: "Judged | None", named: str | None) -> "Experiment":
-    """The experiment of a results folder: the file that the user names, or else one that comes with gradflow.
-
-    No file is run because a folder, which may be anybody's, says so.
-    """
-    from gradflow.claims import experiment
-
-    name = judged.experiment if judged else ""
-    if named is None and name not in experiment.known():
-        raise BadInput(
-            f"{results} is of an experiment that does not come with gradflow, {name!r}: "
-            "give its file with --experiment FILE"
-        )
-    return experiment.load(name if named is None else named)
 
 
 def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
