@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from gradflow.stopped import EXIT_STOPPED, STOPPED
+from gradflow.commands.stopped import EXIT_STOPPED, STOPPED
 
 
 def main() -> None:

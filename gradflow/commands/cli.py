@@ -7,10 +7,10 @@ import sys
 from importlib import metadata
 
 from gradflow.commands.arguments import parse
+from gradflow.commands.stopped import EXIT_STOPPED, STOPPED
 from gradflow.commands.verbs import HIDDEN, VERBS
 from gradflow.errors import BadInput
 from gradflow.plain_text import plain
-from gradflow.stopped import EXIT_STOPPED, STOPPED
 
 EXIT_BAD_INPUT = 2
 EXIT_PIPE = 141  # 128 + the number of SIGPIPE, as in a shell

