@@ -152,26 +152,23 @@ def measure_weights(spec: ReadingSpec, **trees: Mapping[str, Mapping[str, Any]])
 
 
 def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> jax.Array:
-    """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile."""
+    """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile; a joined
+    row is read where it lies.
+    """
     kinds: dict[Any, list[str]] = {}
-    rows = {name: arrays if STACK_MARK in name else jax.tree.map(_add_axis, arrays) for name, arrays in layers.items()}
-    for name, arrays in rows.items():
-        kind = tuple((key, leaf.shape[1:], leaf.dtype) for key, leaf in sorted(arrays.items()))
-        kinds.setdefault(kind, []).append(name)
-    norms = [
-        jax.vmap(_layer_norm)(jax.tree.map(_concatenate, *(rows[name] for name in members)))
-        for members in kinds.values()
-    ]
+    for name, arrays in layers.items():
+        kind = tuple((key, leaf.shape, leaf.dtype) for key, leaf in sorted(arrays.items()))
+        kinds.setdefault(name if STACK_MARK in name else kind, []).append(name)
+    norms = []
+    for members in kinds.values():
+        rows = layers[members[0]] if STACK_MARK in members[0] else jax.tree.map(_stack, *map(layers.get, members))
+        norms.append(jax.vmap(_layer_norm)(rows))
     found = [name for members in kinds.values() for joint in members for name in unstacked_names(joint)]
     return _reorder(jnp.concatenate(norms), found, names)
 
 
-def _add_axis(array: jax.Array) -> jax.Array:
-    return array[None]
-
-
-def _concatenate(*rows: jax.Array) -> jax.Array:
-    return jnp.concatenate(rows)
+def _stack(*arrays: jax.Array) -> jax.Array:
+    return jnp.stack(arrays)
 
 
 def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:
