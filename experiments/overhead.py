@@ -29,9 +29,10 @@ import gradflow as gf
 DIGITS = {"image": 8, "batch": 32, "channels": 1, "padding": "circular", "cores": 1}  # as `depth_sweep` has them
 SIZES = {"32x32": {"image": 32, "batch": 128}, "digits": DIGITS}
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"depth": (8, 14), "sizes": {"32x32": {"image": 8, "batch": 16}, "digits": DIGITS}}
-    | {"starts": 1, "seeds": 2, "steps": 2, "job": False},
-    "default": {"depth": (20, 56, 110), "sizes": SIZES, "starts": 3, "seeds": 3, "steps": 5, "job": True},
+    "smoke": {"depth": (8, 10), "sizes": {"32x32": {"image": 8, "batch": 16}}}
+    | {"starts": 1, "seeds": 2, "steps": 2, "first": ("residual",), "job": False},
+    "default": {"depth": (20, 56, 110), "sizes": SIZES}
+    | {"starts": 3, "seeds": 3, "steps": 5, "first": ("plain", "residual"), "job": True},
 }
 PRESETS["full"] = PRESETS["default"] | {"depth": (20, 56, 110, 200), "seeds": 6}
 TESTS = Path(__file__).parent.parent / "tests"
@@ -83,13 +84,15 @@ def measure(preset, folder, seeds=None, depth=None):
         gf.nets.complete("residual", {"depth": one})
     if len(depths) < 2:
         raise gf.BadInput("overhead needs two depths or more, such as --depth 20 56: the second is the main one")
+    if python := python_with_torch():
+        seconds([python, "-c", "import torch, numpy"])  # said now, not after minutes
     table, scratch = Table(depths[1]), folder / "runs" / "overhead"
     for start in range(settings["starts"]):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         if settings["job"]:
             time_job(table, scratch, start)
-        time_first_readings(table, scratch, start)
+        time_first_readings(table, scratch, start, settings["first"])
         count_compiles(table, scratch, start)
         for size, net in settings["sizes"].items():
             take_turns(table, scratch, start, size, net, depths, settings)
@@ -108,7 +111,7 @@ class Table:
 
     def add(self, variant, seed, **numbers):
         """The numbers of a variant in a round, a list a quantity, under a name that says which."""
-        run = self.rest | variant | {"seed": seed}
+        run = self.rest | {key: value for key, value in variant.items() if key != "record"} | {"seed": seed}
         name = "-".join(str(run[key]) for key in ("tool", "net", "depth", "size", "read", "cache", "seed"))
         self.runs[name] = run
         for quantity, values in numbers.items():
@@ -130,9 +133,16 @@ def processor():
 
 
 def python_with_torch():
-    """The interpreter that has torch; None where there is none, or where the programs were not installed."""
-    own = sys.executable if importlib.util.find_spec("torch") else None
-    return (os.environ.get("GRADFLOW_TORCH") or own) if TESTS.is_dir() else None
+    """The interpreter that has torch; None where there is none, or where the programs were not installed.
+
+    Raises `BadInput` where the one that was named does not exist.
+    """
+    named, own = os.environ.get("GRADFLOW_TORCH"), sys.executable if importlib.util.find_spec("torch") else None
+    if named and not shutil.which(named):
+        raise gf.BadInput(
+            f"GRADFLOW_TORCH is {named!r}, and no program: it must be the path of a Python that has torch"
+        )
+    return (named or own) if TESTS.is_dir() else None
 
 
 # Steps: processes that are kept ready and take turns, so that a busy moment of the machine meets all of them.
@@ -146,8 +156,8 @@ def take_turns(table, scratch, start, size, net, depths, settings):
             watches.append((variant, watch(variant, net, scratch / f"{size}-{place}")))
         for turn in range(settings["seeds"]):
             for variant, one in watches:
-                both = size_of_claims(variant, depths[1])
-                for read in (1, 10) if both else (1,):
+                tenth = variant == {"net": "residual", "depth": depths[1], "tool": "gradflow", "record": True}
+                for read in (1, 10) if tenth else (1,):
                     said = one.steps(max(settings["steps"], read), read)
                     numbers = {"step_seconds": said["seconds"]}
                     numbers |= {"peak_megabytes": [said["peak_megabytes"]]} if "peak_megabytes" in said else {}
@@ -172,16 +182,11 @@ def variants(size, depths):
     return several
 
 
-def size_of_claims(variant, main):
-    """Whether this variant is read every tenth step as well."""
-    return variant == {"net": "residual", "depth": main, "tool": "gradflow", "record": True}
-
-
 def watch(variant, net, cache):
     """The process of a variant, which finds nothing compiled."""
     settings = net | {key: variant[key] for key in ("net", "depth", "record")}
     if variant["tool"] == "torch":
-        return gf.Stopwatch(settings, [str(TESTS / "torch_step.py")], python_with_torch())
+        return gf.Stopwatch(settings, [str(TESTS / "torch_step.py")], python_with_torch() or sys.executable)
     return gf.Stopwatch(settings, environment=environment(cache))
 
 
@@ -233,9 +238,9 @@ def time_job(table, scratch, start):
 FIRST = "import json, sys, gradflow as gf; print(next(gf.train(gf.Run(**json.loads(sys.argv[1])))).loss)"
 
 
-def time_first_readings(table, scratch, start):
+def time_first_readings(table, scratch, start, nets):
     """A user's own process, from `python` to the first loss, for which JAX's own variable says where its cache is."""
-    for net in ("plain", "residual"):
+    for net in nets:
         run = {"net": net, "depth": table.rest["depth"], "padding": DIGITS["padding"], "batch": DIGITS["batch"]}
         cache = scratch / f"first-{net}"
         variables = environment(cache) | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
@@ -245,10 +250,10 @@ def time_first_readings(table, scratch, start):
 
 
 def count_compiles(table, scratch, start):
-    """How often the step of 32 runs of one net is compiled, which differ in all that a step is given as a number."""
-    net = "--net residual --depth 8 --width 4 --batch 16 --evaluations 0 --seeds 2 --workers 1".split()
-    several = "--learning-rate 0.1 0.01 --weight-decay 1e-4 1e-3 --momentum 0.9 0.8 --steps 2 3".split()
-    command = [*GRADFLOW, "sweep", *net, *several, "--results", scratch]
+    """How often the step of 32 runs of one net is compiled, which differ in their hyperparameters and seeds."""
+    net = "--net residual --depth 8 --width 4 --batch 16 --evaluations 0 --seeds 2 --workers 1"
+    several = "--learning-rate 0.1 0.01 --weight-decay 1e-4 1e-3 --momentum 0.9 0.8 --steps 2 3"
+    command = [*GRADFLOW, "sweep", *f"{net} {several}".split(), "--results", scratch]
     seconds(command, JAX_LOG_COMPILES="1", **environment(scratch / "sweep-cache"))
     logs = [path.read_text() for path in scratch.glob("sweep/runs/*/log.txt")]
     compiles = sum(log.count("Finished XLA compilation of jit(step)") for log in logs)

@@ -147,6 +147,14 @@ def build(run):
     return net.to(memory_format=torch.channels_last)
 
 
+def layer_norms(arrays):
+    """A norm a layer; the last layer's is over its last two arrays, kernel and bias."""
+    import torch
+
+    norms = torch.stack(torch._foreach_norm(arrays))
+    return torch.cat((norms[:-2], norms[-2:].norm()[None]))
+
+
 def train(run, images, labels):
     """The readings of a run, step by step."""
     import numpy as np
@@ -155,7 +163,7 @@ def train(run, images, labels):
 
     net, steps, epoch = build(run), run["steps"], TRAIN // BATCH
     parameters = list(net.parameters())
-    weights = [one for one in parameters if one.ndim > 1]
+    weights = [*(one for one in parameters if one.ndim > 1), net.head.bias]
     optimiser = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
     readings = []
     for step in range(1, steps + 1):
@@ -173,12 +181,11 @@ def train(run, images, labels):
         loss.backward()
         reading = {}
         if kept:
-            norms = torch._foreach_norm(weights), torch._foreach_norm([one.grad for one in weights])
-            reading = {name: torch.stack(one) for name, one in zip(("weight", "gradient"), norms, strict=True)}
+            reading = {"weight": layer_norms(weights), "gradient": layer_norms([one.grad for one in weights])}
         optimiser.step()
         if kept:
-            moments = torch._foreach_norm([optimiser.state[one]["momentum_buffer"] for one in weights])
-            reading["update"] = now * torch.stack(moments)  # the update is the rate times the momentum
+            moments = layer_norms([optimiser.state[one]["momentum_buffer"] for one in weights])
+            reading["update"] = now * moments  # the update is the rate times the momentum
             forward, backward = torch.stack(list(hook.forward.values())), torch.stack(list(hook.backward.values()))
             reading |= {"activation": forward, "activation_gradient": math.sqrt(BATCH) * backward}
         reading = {name: values.tolist() for name, values in reading.items()}
@@ -220,7 +227,8 @@ def main():
     given = parser.parse_args()
     todo = runs(given.smoke, given.first_seed)
     if given.list or not given.results:
-        return print(json.dumps(todo))
+        print(json.dumps(todo))
+        return
     given.results.mkdir(parents=True, exist_ok=True)
     available = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")

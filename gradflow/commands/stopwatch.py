@@ -23,7 +23,10 @@ _PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 # computations, whose own are counted.
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*? (?P<operation>[a-z][a-z0-9-]*)\((?P<rest>.*)")
-_NO_KERNELS, _STARTS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast"), ("call", "while", "conditional")
+_NO_KERNELS, _STARTS = (
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+    ("call", "while", "conditional"),
+)
 
 
 class Stopwatch:
@@ -94,7 +97,7 @@ def serve(settings: str) -> None:
     """
     begun = time.perf_counter()
     given = json.loads(settings)
-    if cores := given.pop("cores", None):
+    if (cores := given.pop("cores", None)) and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])  # before JAX counts them
     import jax
     import numpy as np
@@ -172,12 +175,13 @@ def count_kernels(program: str) -> int:
             body = bodies.setdefault("ENTRY" if header["entry"] else header["name"], [])
         elif instruction := _INSTRUCTION.match(line):
             body.append(instruction)
-    count, waiting = 0, ["ENTRY"]
-    while waiting:
-        for instruction in bodies.get(waiting.pop(), []):
+    executed, count = ["ENTRY"], 0
+    for name in executed:  # and those that it starts, which are appended meanwhile
+        for instruction in bodies.get(name, []):
             count += instruction["operation"] not in (*_NO_KERNELS, *_STARTS)
             if instruction["operation"] in _STARTS:
-                waiting += [name for name in re.findall(r"[\w.-]+", instruction["rest"]) if name in bodies]
+                started = dict.fromkeys(re.findall(r"[\w.-]+", instruction["rest"]))
+                executed += [one for one in started if one in bodies and one not in executed]
     return count
 
 
