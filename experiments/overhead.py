@@ -57,6 +57,7 @@ BARS = {  # the claim, its statistic, and the number that it is to be at most
     "first, residual, empty": ("residual-56 is soon read, compile cache empty", f"{SECONDS} from `python`", 3.5),
     "first, plain, filled": ("plain-56 is soon read, compile cache filled", f"{SECONDS} from `python`", 2.0),
     "first, residual, filled": ("residual-56 is soon read, compile cache filled", f"{SECONDS} from `python`", 2.0),
+    "input": ("a step does not wait for data, 32x32", "time to make a batch / time of a step", 0.01),
     "linear": ("a step's time is linear in depth", "largest relative distance from the fitted line", 0.1),
 }
 HERE = "this project's own bar"
@@ -160,7 +161,7 @@ def take_turns(table, scratch, start, size, net, depths, settings):
                 for read in (1, 10) if tenth else (1,):
                     said = one.steps(max(settings["steps"], read), read)
                     numbers = {"step_seconds": said["seconds"]}
-                    numbers |= {"peak_megabytes": [said["peak_megabytes"]]} if "peak_megabytes" in said else {}
+                    numbers |= {name: [said[name]] for name in ("peak_megabytes", "input_seconds") if name in said}
                     if turn == 0 and read == 1:
                         kept = ("trace_seconds", "compile_seconds", "temporary_megabytes", "kernels")
                         numbers |= {name: [one.ready[name]] for name in kept if name in one.ready}
@@ -293,6 +294,8 @@ def claimed(table, depths):
     numbers = {"residual, shallow": against_torch("residual", shallow)}
     numbers |= {net: against_torch(net, main) for net in ("residual", "plain")}
     numbers["linear"] = bends({depth: median(net="residual", depth=depth, size="32x32") for depth in depths})
+    recorded: Any = {"net": "residual", "depth": main, "size": "32x32"}
+    numbers["input"] = ratio(median("input_seconds", **recorded), median(**recorded))
     numbers["sweep"] = median("compiles")
     for state in ("empty", "filled"):
         numbers[f"job, {state}"] = ratio(median("job_seconds", cache=state), median("job_seconds", tool="torch"))
