@@ -151,7 +151,7 @@ def python_with_torch():
 
 def take_turns(table, scratch, start, size, net, depths, settings):
     """A process for each variant of this size, which make a few steps in turn, round after round."""
-    watches = []
+    watches, steps = [], settings["steps"] * (4 if size == "digits" else 1)  # those are short
     try:
         for place, variant in enumerate(variants(size, depths)):
             watches.append((variant, watch(variant, net, scratch / f"{size}-{place}")))
@@ -159,7 +159,7 @@ def take_turns(table, scratch, start, size, net, depths, settings):
             for variant, one in watches:
                 tenth = variant == {"net": "residual", "depth": depths[1], "tool": "gradflow", "record": True}
                 for read in (1, 10) if tenth else (1,):
-                    said = one.steps(max(settings["steps"], read), read)
+                    said = one.steps(max(steps, read), read)
                     numbers = {"step_seconds": said["seconds"]}
                     numbers |= {name: [said[name]] for name in ("peak_megabytes", "input_seconds") if name in said}
                     if turn == 0 and read == 1:
