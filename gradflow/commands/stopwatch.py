@@ -1,4 +1,4 @@
-"""How long a training step takes and how much memory: a process for each net, which makes steps on request.
+"""How long a training step takes, how much memory, how many kernels: a process for each net makes steps on request.
 
 So several can be kept ready and take turns, and a busy moment of the machine meets all of them. Any program that
 answers as `serve` does can take part: tests/torch_step.py is the same step in PyTorch.
@@ -6,6 +6,8 @@ answers as `serve` does can take part: tests/torch_step.py is the same step in P
 
 import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -18,22 +20,43 @@ from gradflow.commands import compile_cache
 from gradflow.errors import BadInput
 
 _PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+# A compiled program as XLA prints it. No kernel is what gives a name or a view of memory, nor what starts other
+# computations, whose own are counted.
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) .*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = .*? (?P<operation>[a-z][a-z0-9-]*)\((?P<rest>.*)")
+_NO_KERNELS, _STARTS = (
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+    ("call", "while", "conditional"),
+)
 
 
 class Stopwatch:
-    """A context manager around a process that makes steps. `ready` is what it printed when it could make the first."""
+    """A context manager around a process that makes steps. `ready` is what it printed when it could make the first.
 
-    def __init__(self, settings: Mapping[str, Any], program: Sequence[str] = ("-m", "gradflow", "stopwatch")):
+    `settings` are those of `serve`; `program` is what answers as that does, and the `interpreter` that runs it.
+    `environment`: variables that it gets beside those of this process, or with None does not get. Raises `BadInput`
+    where it cannot start.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        program: Sequence[str] = ("-m", "gradflow", "stopwatch"),
+        interpreter: str = sys.executable,
+        environment: Mapping[str, str | None] | None = None,
+    ):
         from gradflow.training import platform
 
         self.settings = dict(settings)
+        # Compiling is timed, so nothing comes from the cache.
+        variables = {**platform.child_environment(), compile_cache.ENABLED: "false", **(environment or {})}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", *program, json.dumps(self.settings)],
+            [interpreter, "-P", *program, json.dumps(self.settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**platform.child_environment(), compile_cache.ENABLED: "false"},  # compiling is timed
+            env={name: value for name, value in variables.items() if value is not None},
         )
         self.ready = self._read_reply()
 
@@ -69,11 +92,15 @@ class Stopwatch:
 def serve(settings: str) -> None:
     """Builds and compiles a training step on random images, reports how long that took, then makes steps on request.
 
-    `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`. For each line
-    `count` or `count read` on standard input: that many steps, of which the first and then every `read`-th is read, the
-    readings fetched one step pending as in `Training.readings`.
+    `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`; `channels` of the
+    images where they are not 3, `cores` where not all are to be used. For each line `count` or `count read` on standard
+    input: that many steps, of which the first and then every `read`-th is read, the readings fetched one step pending
+    as in `Training.readings`.
     """
     begun = time.perf_counter()
+    given = json.loads(settings)
+    if (cores := given.pop("cores", None)) and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])  # before JAX counts them
     import jax
     import numpy as np
 
@@ -83,14 +110,14 @@ def serve(settings: str) -> None:
     from gradflow.training import optimiser as optim
     from gradflow.training.loop import Training
 
-    given = json.loads(settings)
     net, side, batch, record = (given.pop(name) for name in ("net", "image", "batch", "record"))
+    channels = given.pop("channels", 3)
     imported = time.perf_counter()
     draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (8 * batch, side, side, 3), np.uint8)
+    images = draw.integers(0, 256, (8 * batch, side, side, channels), np.uint8)
     labels = draw.integers(0, 10, len(images)).astype(np.int32)
     dataset = Dataset("random", images, labels, images[:1], labels[:1], tuple("0123456789"), "")
-    built = nets.build(net, classes=10, channels=3, **given)
+    built = nets.build(net, classes=10, channels=channels, **given)
     optimiser = optim.optimiser("sgd", optim.schedule("constant", 0.01, 1), 0.9, 1e-4)
     training = Training(built, dataset, optimiser, batch=batch, record=record)
     state = training.start(built, 0)
@@ -99,7 +126,7 @@ def serve(settings: str) -> None:
     lowered = time.perf_counter()
     compiled = traced.compile()
     done = time.perf_counter()
-    memory = compiled.memory_analysis()
+    memory, kernels = compiled.memory_analysis(), count_kernels(compiled.as_text())
     del traced, compiled  # a run has the step in memory once
     number, pending = 0, None
 
@@ -125,6 +152,7 @@ def serve(settings: str) -> None:
         "trace_seconds": lowered - made,
         "compile_seconds": done - lowered,
         "temporary_megabytes": getattr(memory, "temp_size_in_bytes", float("nan")) / 2**20,
+        "kernels": kernels,
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
@@ -134,6 +162,29 @@ def serve(settings: str) -> None:
         jax.block_until_ready(jax.device_put(batches.indices(0, number, batch, len(images))))
         waited = time.perf_counter() - waited
         print(json.dumps({"seconds": seconds, "input_seconds": waited, "peak_megabytes": _peak()}), flush=True)
+
+
+def count_kernels(program: str) -> int:
+    """How many kernels a compiled program has, given as XLA prints it (`compiled.as_text()`).
+
+    A kernel is an instruction that is executed by itself: a fusion of many or a call of a library is one. What is in a
+    loop counts once, as it is compiled once; names and views of memory do not count.
+    """
+    bodies: dict[str, list[re.Match]] = {}
+    body = []
+    for line in program.splitlines():
+        if header := _COMPUTATION.match(line):
+            body = bodies.setdefault("ENTRY" if header["entry"] else header["name"], [])
+        elif instruction := _INSTRUCTION.match(line):
+            body.append(instruction)
+    executed, count = ["ENTRY"], 0
+    for name in executed:  # and those that it starts, which are appended meanwhile
+        for instruction in bodies.get(name, []):
+            count += instruction["operation"] not in (*_NO_KERNELS, *_STARTS)
+            if instruction["operation"] in _STARTS:
+                started = dict.fromkeys(re.findall(r"[\w.-]+", instruction["rest"]))
+                executed += [one for one in started if one in bodies and one not in executed]
+    return count
 
 
 def _reset_peak() -> None:
