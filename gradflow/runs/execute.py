@@ -21,9 +21,10 @@ from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.nets import stack
+from gradflow.runs import checkpoint
 from gradflow.runs.record import NET, Record
 from gradflow.runs.settings import Run
-from gradflow.training import checkpoint, memory, optimiser, platform
+from gradflow.training import memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
 
