@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from command_line import TINY, alive, call, compile_once, published, running, started, statuses, until, workers  # noqa: F401
+from command_line import QUICK, alive, call, compile_once, published, running, started, statuses, until, workers  # noqa: F401
 
 import gradflow as gf
 from gradflow.runs import checkpoint
 from gradflow.runs.record import Record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-STEPS = 60
-SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", STEPS, "--record", "all", "--evaluations", 4, "--seeds", 2)
+STEPS = 120
+SWEEP = ("sweep", *QUICK, "--steps", STEPS, "--record", "all", "--evaluations", 4, "--seeds", 2)
+SWEEP += ("--workers", 1)  # one process to start
 EVERY_STEP = ("--checkpoint-seconds", 0)
 
 
