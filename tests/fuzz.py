@@ -8,6 +8,7 @@ Nothing is trained: where a sweep would begin to, its results folder is a file.
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -26,7 +27,8 @@ from PIL import Image
 
 SECONDS = 60
 ENDED: Counter[str] = Counter()
-FOLDER = Path(tempfile.mkdtemp(prefix="gradflow-fuzz-"))
+TEMPORARY = tempfile.TemporaryDirectory(prefix="gradflow-fuzz-")  # gone at the end, however it comes
+FOLDER = Path(TEMPORARY.name)
 NOWHERE = FOLDER / "a file"  # as a results folder: nothing is trained
 
 odd_text = st.one_of(
@@ -270,8 +272,8 @@ def main(minutes: float) -> None:
             check()
     for kind, count in sorted(ENDED.items()):
         print(f"{kind}: {count}")
-    shutil.rmtree(FOLDER)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing is cleaned up
     main(float(sys.argv[1]) if len(sys.argv) > 1 else 10)
