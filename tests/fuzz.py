@@ -25,6 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gradflow.commands.cli import EXIT_STOPPED
+
 SECONDS = 60
 ENDED: Counter[str] = Counter()
 TEMPORARY = tempfile.TemporaryDirectory(prefix="gradflow-fuzz-")  # gone at the end, however it comes
@@ -55,6 +57,8 @@ def holds(kind: str, *arguments: object) -> None:
     begun = time.monotonic()
     result = call(*words)
     ENDED[f"{kind}: exit {result.code}"] += 1
+    if result.code == EXIT_STOPPED:  # the command took the signal that was meant for all
+        raise KeyboardInterrupt
     assert result.code in (0, 1, 2, 3), result
     assert "Traceback" not in result.err + result.out, result
     assert result.code != 2 or result.err.count("\n") == 1, result
@@ -275,5 +279,8 @@ def main(minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing is cleaned up
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else nothing is cleaned up
+    try:
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)
