@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from command_line import call
+from command_line import Result, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -49,16 +49,22 @@ odd_json = st.recursive(
 )
 
 
+def answer(*words: object) -> Result:
+    """Gives a command; a signal that it took is meant for all."""
+    result = call(*words)
+    if result.code == EXIT_STOPPED:
+        raise KeyboardInterrupt
+    return result
+
+
 def holds(kind: str, *arguments: object) -> None:
     """Gives the command and checks how it ends."""
     words = [str(word) for word in arguments]
     if any("\0" in word for word in words):  # the system itself gives no such argument
         return
     begun = time.monotonic()
-    result = call(*words)
+    result = answer(*words)
     ENDED[f"{kind}: exit {result.code}"] += 1
-    if result.code == EXIT_STOPPED:  # the command took the signal that was meant for all
-        raise KeyboardInterrupt
     assert result.code in (0, 1, 2, 3), result
     assert "Traceback" not in result.err + result.out, result
     assert result.code != 2 or result.err.count("\n") == 1, result
@@ -239,9 +245,9 @@ def prepare() -> None:
     """The whole folders that are damaged: a sweep's, an experiment's, and one data set of each layout."""
     NOWHERE.write_text("")
     place = ("--results", FOLDER / "results")
-    sweep = call("sweep", "--net", "mlp", "--depth", 2, "--steps", 2, "--batch", 8, "--seeds", 2, *place)
+    sweep = answer("sweep", "--net", "mlp", "--depth", 2, "--steps", 2, "--batch", 8, "--seeds", 2, *place)
     assert sweep.code == 0, sweep
-    arithmetic = call("run", "arithmetic", "--smoke", *place)
+    arithmetic = answer("run", "arithmetic", "--smoke", *place)
     assert arithmetic.code == 0, arithmetic
     pixels = np.random.default_rng(0).integers(0, 255, (8, 4, 4), np.uint8)
     for split in ("train", "test"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from command_line import Result, call
 
-SOURCE = r'''"""An experiment of one run, which it makes up."""
+SOURCE: str = r'''"""An experiment of one run, which it makes up."""
 import gradflow as gf, numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -40,4 +40,4 @@ def run_own(folder: Path, old: str = "", new: str = "") -> Result:
 
 def line_of(text: str) -> int:
     """The number of the line of the experiment that says this."""
-    return 1 + SOURCE.splitlines().index(text)
+    return 1 + [*SOURCE.splitlines()].index(text)
