@@ -217,6 +217,7 @@ def kernels(depth, width, parameters):
 
 def courses(first):
     """What theory says of each net, by the settings `BY`: log10 gradient norm by position, or None."""
+    first = first.drop_duplicates("run")  # settings alone are asked for
     plain = first[first.normalisation == "none"]
     width = None if first.width.isna().any() else int(first.width.iloc[0])
     found = {}
@@ -375,6 +376,10 @@ def figure(table, verdict):
         for one in NORMALISATIONS
         if ((table.net == net) & (table.normalisation == one)).any()
     ]
+    starts, activations = (
+        in_order(known, first[name].unique())
+        for known, name in ((STARTS, "initialisation"), (ACTIVATIONS, "activation"))
+    )
     deepest, depths = int(first.depth.max()), sorted(int(depth) for depth in trained.depth.unique())
     regimes = {
         f"{net}, {NAMES[one]}, {how}": cells(series, net, deepest, one)
@@ -382,7 +387,9 @@ def figure(table, verdict):
         for net, one in kinds
     }
     maps = {
-        (net, one, depth): cells(decades, net, depth, one) for net, one in kinds for depth in sorted(set(first.depth))
+        (net, one, depth): cells(decades, net, depth, one)
+        for net, one in kinds
+        for depth in sorted(first.depth.unique())
     }
     by_depth = {
         f"{net}, {NAMES[one]}, {activation}": {
@@ -391,15 +398,15 @@ def figure(table, verdict):
                 for (*kind, depth), rows in maps.items()
                 if kind == [net, one]
             }
-            for start in in_order(STARTS, set(first.initialisation))
+            for start in starts
         }
         for net, one in kinds
-        for activation in in_order(ACTIVATIONS, set(first.activation))
+        for activation in activations
     }
     trained_maps = {
         f"{net}-{depth}, {NAMES[one]}": cells(loss, net, depth, one) for depth in depths for net, one in kinds
     }
-    layers = " or ".join(str(depth) for depth in sorted(set(first.depth)))
+    layers = " or ".join(str(depth) for depth in sorted(first.depth.unique()))
     falls = "Decades by which the gradient falls on its way to the input (brown; below 0, green: it grows). "
     ends = f"Final loss over that of guessing, at the better rate (green: below {LEARNS:g} in the mean, it trains). "
     note = gf.plot.caption(first)
@@ -412,7 +419,7 @@ def figure(table, verdict):
             regimes, len(kinds), f"What {deepest} layers do to the gradient before training", falls + "\n" + note
         ),
         "depths": gf.charts.heat(
-            by_depth, len(set(first.activation)), f"What {layers} layers do to the gradient before training",
+            by_depth, len(activations), f"What {layers} layers do to the gradient before training",
             falls + "\n" + note,
         ),
     }  # fmt: skip

@@ -17,6 +17,7 @@ import pytest
 from gradflow.commands.cli import main
 
 TINY = ("--depth", "8", "--width", "4", "--batch", "16")
+QUICK = ("--net", "mlp", "--depth", "2", "--width", "4", "--batch", "16")  # traced in a third of the time
 ROOT = Path(__file__).parent.parent
 
 

@@ -8,6 +8,7 @@ Nothing is trained: where a sweep would begin to, its results folder is a file.
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,14 +20,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from command_line import call
+from command_line import Result, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gradflow.commands.cli import EXIT_STOPPED
+
 SECONDS = 60
 ENDED: Counter[str] = Counter()
-FOLDER = Path(tempfile.mkdtemp(prefix="gradflow-fuzz-"))
+TEMPORARY = tempfile.TemporaryDirectory(prefix="gradflow-fuzz-")  # gone at the end, however it comes
+FOLDER = Path(TEMPORARY.name)
 NOWHERE = FOLDER / "a file"  # as a results folder: nothing is trained
 
 odd_text = st.one_of(
@@ -45,13 +49,21 @@ odd_json = st.recursive(
 )
 
 
+def answer(*words: object) -> Result:
+    """Gives a command; a signal that it took is meant for all."""
+    result = call(*words)
+    if result.code == EXIT_STOPPED:
+        raise KeyboardInterrupt
+    return result
+
+
 def holds(kind: str, *arguments: object) -> None:
     """Gives the command and checks how it ends."""
     words = [str(word) for word in arguments]
     if any("\0" in word for word in words):  # the system itself gives no such argument
         return
     begun = time.monotonic()
-    result = call(*words)
+    result = answer(*words)
     ENDED[f"{kind}: exit {result.code}"] += 1
     assert result.code in (0, 1, 2, 3), result
     assert "Traceback" not in result.err + result.out, result
@@ -233,9 +245,9 @@ def prepare() -> None:
     """The whole folders that are damaged: a sweep's, an experiment's, and one data set of each layout."""
     NOWHERE.write_text("")
     place = ("--results", FOLDER / "results")
-    sweep = call("sweep", "--net", "mlp", "--depth", 2, "--steps", 2, "--batch", 8, "--seeds", 2, *place)
+    sweep = answer("sweep", "--net", "mlp", "--depth", 2, "--steps", 2, "--batch", 8, "--seeds", 2, *place)
     assert sweep.code == 0, sweep
-    arithmetic = call("run", "arithmetic", "--smoke", *place)
+    arithmetic = answer("run", "arithmetic", "--smoke", *place)
     assert arithmetic.code == 0, arithmetic
     pixels = np.random.default_rng(0).integers(0, 255, (8, 4, 4), np.uint8)
     for split in ("train", "test"):
@@ -270,8 +282,11 @@ def main(minutes: float) -> None:
             check()
     for kind, count in sorted(ENDED.items()):
         print(f"{kind}: {count}")
-    shutil.rmtree(FOLDER)
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else nothing is cleaned up
+    try:
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)

@@ -37,13 +37,14 @@ def check(size: int, where: str, variable: str = VARIABLE, default: Callable[[],
     allowed = limit(variable, default)
     if size > allowed:
         raise BadInput(
-            f"{where} would take {_words(size)} of memory; legal are {_words(allowed)}, or more where the environment "
+            f"{where} would take {words(size)} of memory; legal are {words(allowed)}, or more where the environment "
             f"sets {variable}"
         )
     return size
 
 
-def _words(size: int) -> str:
+def words(size: int) -> str:
+    """A number of bytes as a person says it."""
     for unit, bytes_ in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if size >= bytes_:
             return f"{size / bytes_:.4g} {unit}"

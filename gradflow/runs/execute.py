@@ -21,9 +21,10 @@ from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
 from gradflow.measure import Reading
 from gradflow.nets import stack
+from gradflow.runs import checkpoint
 from gradflow.runs.record import NET, Record
 from gradflow.runs.settings import Run
-from gradflow.training import checkpoint, memory, optimiser, platform
+from gradflow.training import memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
 
@@ -50,10 +51,32 @@ def _of_net(run: Run, dataset: Dataset) -> dict[str, Any]:
     return {**of_data, "dtype": platform.dtype(run.precision), **dict(run.net_settings)}
 
 
-def _structure(run: Run, dataset: Dataset, optimiser: optax.GradientTransformation) -> nnx.Module:
-    """The net of a run for its structure and shapes. Raises `BadInput`, before any weight is drawn, for one that the
-    memory cannot hold; of a net that comes with gradflow none is drawn at all.
+_DEEP = 200  # layers: to build more takes seconds, also without their weights
+
+
+def _deep_size(run: Run, dataset: Dataset, optimiser: optax.GradientTransformation) -> int | None:
+    """The bytes of a deep net, by two shallow ones: six layers more are a unit more in each of three stages, or six
+    more in a row, and always take the same. None where the net is not that deep, or is a user's own.
     """
+    depth = dict(run.net_settings).get("depth")
+    if run.net not in nets.NETS or not isinstance(depth, int) or depth <= _DEEP:
+        return None
+    least = 8 + (depth - 8) % 6
+    given = _of_net(run, dataset)
+    one, other = (
+        memory.size(nets.split(nets.abstract(run.net, **{**given, "depth": shallow}))[1], optimiser)
+        for shallow in (least, least + 6)
+    )
+    return one + (depth - least) // 6 * (other - one)
+
+
+def _structure(run: Run, dataset: Dataset, optimiser: optax.GradientTransformation, workers: int) -> nnx.Module:
+    """The net of a run for its structure and shapes. Raises `BadInput`, before any weight is drawn, for one that the
+    memory cannot hold, in that many workers; of a net that comes with gradflow none is drawn at all.
+    """
+    together = memory.processes(workers), "--workers"
+    if size := _deep_size(run, dataset, optimiser):  # before thousands of layers are built
+        memory.check(size, run.name, *together)
     own = run.net not in nets.NETS
     try:
         net = nets.abstract(run.net, **_of_net(run, dataset))
@@ -61,21 +84,24 @@ def _structure(run: Run, dataset: Dataset, optimiser: optax.GradientTransformati
         if own:  # its constructor wants numbers: how large it is shows only when it is drawn
             return build_net(run, dataset)
         raise
-    memory.check(net, optimiser, run.name)
+    memory.check(memory.size(nets.split(net)[1], optimiser), run.name, *together)
     return build_net(run, dataset) if own else net  # a user's own may have kept arrays outside its parameters
 
 
-def prepare(run: Run, data: Dataset | None = None) -> tuple[Training, State]:
-    """The compiled training of `run`, shared by runs of one program, and the state before its first step."""
+def prepare(run: Run, data: Dataset | None = None, workers: int = 1) -> tuple[Training, State]:
+    """The compiled training of `run`, shared by runs of one program, and the state before its first step.
+
+    So many `workers` must find room for such a net at the same time.
+    """
     dataset = load_dataset(run, data)
-    training = _training(run, dataset)
+    training = _training(run, dataset, workers)
     return training, training.start(build_net(run, dataset), run.seed)
 
 
 _KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
 
 
-def _training(run: Run, dataset: Dataset) -> Training:
+def _training(run: Run, dataset: Dataset, workers: int = 1) -> Training:
     """The last training again where its programs serve this run: they are compiled once for nets of one structure.
 
     What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it.
@@ -85,7 +111,7 @@ def _training(run: Run, dataset: Dataset) -> Training:
     if asked in _KEPT:
         return _KEPT[asked]
     update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
-    net, found = _structure(run, dataset, update), asked
+    net, found = _structure(run, dataset, update, workers), asked
     if run.net in nets.NETS:  # a user's own two nets may differ in what looks the same, or cannot be compared
         found = nets.structure(net), run.program, dataset
     if found not in _KEPT:
@@ -154,7 +180,11 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
     training = _training(run, dataset)
-    states = [training.start(build_net(run.replace(seed=seed), dataset), seed) for seed in seeds]
+    states = []
+    for seed in seeds:
+        states.append(training.start(build_net(run.replace(seed=seed), dataset), seed))
+        if len(states) == 1:
+            memory.check(memory.size(states[0].params, training.optimiser), run.name, len(seeds), "seeds")
     for readings in training.vmapped_readings(states, seeds, run.steps, _rates(run)):
         yield dict(zip(seeds, readings, strict=True))
 
@@ -164,6 +194,7 @@ def execute(
     record: Record,
     *,
     digest: str | None = None,
+    workers: int = 1,
     checkpoint_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[Reading], None] = lambda reading: None,
@@ -173,9 +204,10 @@ def execute(
 
     Returns how it ended: `done`; `diverged`, when the loss, an activation or a gradient was not finite (what was read
     is kept); or `stopped`, after a checkpoint, when `stop()` was true. `note` is told what a person should know of it.
-    Raises `BadInput` when data or folder are bad, and when the data are not those of the `digest`.
+    Raises `BadInput` when data or folder are bad, when the data are not those of the `digest`, and where the memory
+    cannot hold such a net in each of the `workers` that do runs at the same time.
     """
-    training, state = prepare(run)
+    training, state = prepare(run, workers=workers)
     if digest not in (None, training.data["digest"]):
         raise BadInput(f"the data of {record.name} changed since this command began: run it again")
     config = _config(run, training)

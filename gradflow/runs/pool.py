@@ -45,7 +45,8 @@ class Pool:
 
         A free worker takes first what has the program of what it just did: that is compiled already.
         """
-        waiting, current = list(jobs), {}
+        workers = min(len(jobs), len(self.processes))
+        waiting, current = [{**job, "workers": workers} for job in jobs], {}
         last: dict[int, Event] = {}
         for worker in range(len(self.processes)):
             self._assign(worker, waiting, current, last)

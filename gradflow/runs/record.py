@@ -107,6 +107,7 @@ class Record:
                 refuse_links(*(self.folder / name for name in own))
                 files.remove_temporary(self.folder)
                 files.remove_temporary(self._metrics)
+                files.remove_temporary(self.checkpoints)
             yield ours
 
     def add(self, step: int, quantity: str, names: Sequence[str], positions: Sequence[int], values: Any) -> None:

@@ -85,7 +85,8 @@ def _do(job: dict[str, Any], stop: Callable[[], bool], parent: TextIO) -> dict[s
             _send(parent, job, "started", settings=job["settings"])
             sys.argv = job["command"]
             watch = _watch(run, lambda **reading: _send(parent, job, "reading", **reading))
-            how = {"checkpoint_seconds": job["checkpoint_seconds"], "stop": stop, "watch": watch, "digest": found}
+            how = {name: job[name] for name in ("checkpoint_seconds", "workers")}
+            how |= {"stop": stop, "watch": watch, "digest": found}
             return {"event": execute(run, record, **how, note=lambda text: _send(parent, job, "note", text=text))}
     except BadInput as error:
         return {"event": "bad", "reason": str(error)}

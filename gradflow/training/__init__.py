@@ -1,1 +1,1 @@
-"""A step after another: the step, the loop, the optimiser, checkpoints and the platform."""
+"""A step after another: the step, the loop, the optimiser, memory and the platform."""

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import TINY, Result, call, compile_once  # noqa: F401
+from command_line import QUICK, TINY, Result, call, compile_once  # noqa: F401
 
 from gradflow.claims import experiment
 from gradflow.data.load import load_data
 from gradflow.runs.record import FORMAT, TABLES_FORMAT
 
-SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0)
+SWEEP = ("sweep", *QUICK, "--steps", 2, "--evaluations", 0)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,12 @@ CASES = {
     "results that are not there": (("plot", "nowhere"), "nowhere is no results folder"),
     "an unknown net to describe": (("describe", "resnet"), "'resnet'", "plain, residual"),
     "too large a batch": ((*SWEEP, "--batch", 100_000), "100000", "training images"),
-    "too large a net": ((*SWEEP, "--width", 65_536), "TiB of memory", "GRADFLOW_MAX_NET_BYTES"),
-    "too small an image": ((*SWEEP, "--image-size", 2), "2", "at least"),
+    "too large a net": (
+        ("sweep", "--net", "plain", *TINY, "--width", 65_536),
+        "TiB of memory",
+        "GRADFLOW_MAX_NET_BYTES",
+    ),
+    "too small an image": (("sweep", "--net", "plain", *TINY, "--image-size", 2), "2", "at least"),
 }
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import TINY, compile_once  # noqa: F401
+from command_line import TINY, call, compile_once  # noqa: F401
+from own_experiment import line_of, run_own
 
 import gradflow as gf
 
@@ -78,8 +79,6 @@ def test_a_users_experiment_that_exits_is_one_line(tmp_path, ending, place):
     path = Path(tmp_path / "mine.py")
     rest = "def verdict(table): ...\ndef figure(table, verdict): ...\n"
     path.write_text(f"{rest}{place}{ending.replace(chr(10), chr(10) + '    ' * bool(place))}\n")
-    from command_line import call
-
     result = call("run", path, "--results", tmp_path / "results")
     assert result.code == 2, result
     assert result.err.count("\n") == 1
@@ -88,32 +87,9 @@ def test_a_users_experiment_that_exits_is_one_line(tmp_path, ending, place):
     assert os.listdir(tmp_path) == ["mine.py"]
 
 
-MINE = """import gradflow as gf, numpy as np, pandas as pd
-CLAIM = gf.Claim(text="t", source="s", paper="p", statistic="x", side=">", than=np.float32(1), seeds=np.int64(3))
-RUNS = pd.DataFrame({"run": ["a"], "net": ["n"], "seed": [0], "steps": [1], "status": ["done"]})
-READINGS = pd.DataFrame(
-    {"run": ["a"], "step": [1], "layer": [""], "position": [-1], "quantity": ["loss"], "value": [1.0]}
-)
-def measure(preset, folder, **overrides):
-    return RUNS, READINGS
-def verdict(table):
-    numbers = {np.int64(0): np.float32(1), np.int64(1): np.nan}
-    return gf.Verdict("t", (gf.judge(CLAIM, numbers, 1),), {"a": np.arange(2), 3: np.nan})
-def figure(table, verdict):
-    return {}
-"""
-
-
-def run_mine(folder: Path, old: str = "", new: str = ""):
-    from command_line import call
-
-    (folder / "mine.py").write_text(MINE.replace(old, new) if old else MINE)
-    return call("run", folder / "mine.py", "--results", folder / "results")
-
-
 def test_numbers_of_numpy_in_a_verdict_are_numbers(tmp_path):
-    assert run_mine(tmp_path).code == 0
-    said = json.loads((tmp_path / "results" / "mine" / "verdict.json").read_text())
+    assert run_own(tmp_path).code == 0
+    said = json.loads((tmp_path / "results" / "own" / "verdict.json").read_text())
     assert said["facts"] == {"a": [0, 1], "3": None}
     assert said["findings"][0]["missing"] == [1]
 
@@ -136,12 +112,11 @@ def test_numbers_of_numpy_in_a_verdict_are_numbers(tmp_path):
         ("np.arange(2)", "object()", "a fact of a verdict is a object"),
         ('return gf.Verdict("t"', "return gf.Verdict(3", "a verdict is a title"),
         ("return {}", "return None", "figure must return"),
-        ("return {}", "1 / 0", "ZeroDivisionError: division by zero (line 13)"),
+        ("return {}", "1 / 0", f"ZeroDivisionError: division by zero (line {line_of('    return {}')})"),
     ],
 )
 def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, words):
-    assert old in MINE
-    result = run_mine(tmp_path, old, new)
+    result = run_own(tmp_path, old, new)
     assert result.code == 2, result
     assert result.err.count("\n") == 1
     assert words in result.err

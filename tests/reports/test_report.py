@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
+from own_experiment import line_of, run_own
 
 import gradflow as gf
 from gradflow.claims.experiment import Experiment
@@ -17,30 +18,6 @@ from gradflow.runs import table
 HOSTILE = "<img src=x>|[link](there)\n# heading \x1b[31m$x$ [red]"
 ILLEGAL = ("../../escaped", "a/b", "a\\b", "", "/absolute", "..", ".hidden", "two\nlines", "a" * 101, "a\0b", 3, None)
 
-
-OWN = r'''"""An experiment of one run that nothing is claimed of."""
-import gradflow as gf, pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-RUNS = pd.DataFrame({"run": ["a"], "net": ["n"], "seed": [0], "steps": [1], "status": ["done"]})
-READINGS = pd.DataFrame(
-    {"run": ["a"], "step": [1], "layer": [""], "position": [-1], "quantity": ["loss"], "value": [1.0]}
-)
-def measure(preset, folder, **overrides):
-    return RUNS, READINGS
-def verdict(table):
-    return gf.Verdict("title", ())
-def formula():
-    figure = Figure()
-    figure.suptitle(r"$\nonsense{$")
-    return figure
-def ticks():
-    figure = Figure()
-    figure.subplots().xaxis.set_major_formatter(FuncFormatter(lambda value, place: {}[value]))
-    return figure
-def figure(table, verdict):
-    return {}
-'''
 WRONG = {
     **{f"called {name!a}": (f"{{'good': Figure(), {name!r}: Figure()}}", "cannot be called") for name in ILLEGAL},
     "no dictionary": ("None", "figure must return a dictionary of names and matplotlib figures, not NoneType"),
@@ -53,30 +30,25 @@ WRONG = {
 UNDRAWABLE = {"a formula that is none": "{'good': Figure(), 'bad': formula()}", "ticks that raise": "{'bad': ticks()}"}
 
 
-def run_own(folder, figures: str):
-    (folder / "own.py").write_text(OWN.replace("return {}", f"return {figures}"))
-    return call("run", folder / "own.py", "--results", folder / "results")
-
-
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_no_figure_names_the_line_and_leaves_no_verdict(case, tmp_path):
     figures, why = WRONG[case]
-    result = run_own(tmp_path, figures)
+    result = run_own(tmp_path, "return {}", f"return {figures}")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert why in result.err
     assert f"{tmp_path / 'own.py'}: figure must return " in result.err
-    assert f"(line {1 + OWN.splitlines().index('def figure(table, verdict):')})" in result.err
+    assert f"(line {line_of('def figure(table, verdict):')})" in result.err
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"own.py", "runs.csv", "readings.parquet", "publish.lock"}
 
 
 @pytest.mark.parametrize("case", UNDRAWABLE)
 def test_a_figure_that_cannot_be_drawn_leaves_the_folder_as_it_was(case, tmp_path):
-    assert run_own(tmp_path, "{'before': Figure()}").code == 0
+    assert run_own(tmp_path, "return {}", "return {'before': Figure()}").code == 0
     folder = tmp_path / "results" / "own"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".svg", ".json", ".md")}
     assert {*before} == {"before.svg", "verdict.json", "README.md"}
-    result = run_own(tmp_path, UNDRAWABLE[case])
+    result = run_own(tmp_path, "return {}", f"return {UNDRAWABLE[case]}")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'own.py'}: cannot draw the figure bad: " in result.err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before

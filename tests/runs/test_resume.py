@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from command_line import TINY, alive, call, compile_once, published, running, started, statuses, until, workers  # noqa: F401
+from command_line import QUICK, alive, call, compile_once, published, running, started, statuses, until, workers  # noqa: F401
 
 import gradflow as gf
+from gradflow.runs import checkpoint
 from gradflow.runs.record import Record
-from gradflow.training import checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-STEPS = 60
-SWEEP = ("sweep", "--net", "plain", *TINY, "--steps", STEPS, "--record", "all", "--evaluations", 4, "--seeds", 2)
+STEPS = 120
+SWEEP = ("sweep", *QUICK, "--steps", STEPS, "--record", "all", "--evaluations", 4, "--seeds", 2)
+SWEEP += ("--workers", 1)  # one process to start
 EVERY_STEP = ("--checkpoint-seconds", 0)
 
 
@@ -60,7 +61,7 @@ def unchanged(part: Path, time: int) -> bool:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    return max(path for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    return max((run / "checkpoints").glob("*.npz"))
 
 
 def test_an_undisturbed_sweep_is_whole(undisturbed):
@@ -86,34 +87,30 @@ def test_a_killed_sweep_goes_on_to_the_same_tables(undisturbed, again):
 
 
 def truncate(checkpoint: Path) -> None:
-    for file in [path for path in checkpoint.rglob("*") if path.is_file()]:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+
+
+def flip_a_bit_of_an_array(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
 
 
 def empty(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint)
+    checkpoint.write_bytes(b"")
+
+
+def no_file(checkpoint: Path) -> None:
+    checkpoint.unlink()
     checkpoint.mkdir()
 
 
-def lose_the_largest_file(checkpoint: Path) -> None:
-    max(checkpoint.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size).unlink()
-
-
-def no_folder(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint)
-    checkpoint.write_text("a file")
-
-
-# Where a file is missing, orbax may leave a coroutine behind that nobody waits for: seen rarely.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [truncate, empty, lose_the_largest_file, no_folder])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit_of_an_array, empty, no_file])
 def test_the_newest_checkpoint_that_can_be_read_is_used(tmp_path, damage):
-    # One array: orbax leaves the reading of further ones unfinished when one fails, and Python then warns of it.
     tree = {"a": (jax.numpy.arange(20_000, dtype="int32"),)}
-    older, newer = (tmp_path / "run" / f"{step:09d}" for step in (4, 9))
+    older, newer = (tmp_path / "run" / f"{step:09d}.npz" for step in (4, 9))
     checkpoint.save(older.parent, 4, tree, "run")
-    shutil.copytree(older, tmp_path / "copy")
+    shutil.copy(older, tmp_path / "copy")
     checkpoint.save(older.parent, 9, jax.tree.map(lambda x: 2 * x, tree), "run")
     assert not older.exists()  # one at a time is enough
     found = checkpoint.latest(older.parent, tree, "run")
@@ -139,13 +136,13 @@ def test_a_broken_checkpoint_does_not_stop_a_resume(undisturbed, again):
     run = again / "sweep" / "runs" / name
     broken = newest_checkpoint(run)
     # What a crash in the middle of a save leaves, and what nobody knows where it came from.
-    shutil.copytree(broken, broken.with_name(f"{STEPS:09d}.orbax-checkpoint-tmp-1"))
-    broken.with_name(f"{STEPS - 1:09d}").mkdir()
+    shutil.copy(broken, broken.with_name(f".{STEPS:09d}.npz.{'0' * 32}.tmp"))
+    broken.with_name(f"{STEPS - 1:09d}.npz").mkdir()
     truncate(broken)
     result = call(*SWEEP, "--results", again)
     assert result.code == 0, result
     assert published(again / "sweep") == published(undisturbed)
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{STEPS:09d}"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{STEPS:09d}.npz"]
 
 
 def test_a_record_of_another_machine_is_begun_anew(undisturbed, again):
@@ -180,7 +177,7 @@ def test_stopped_again_and_again_by_signals(undisturbed, tmp_path):
         assert stopped
         for name in stopped:
             step = statuses(folder)[name]["step"]
-            assert int(newest_checkpoint(folder / "runs" / name).name) == step
+            assert int(newest_checkpoint(folder / "runs" / name).stem) == step
             assert Record(folder / "runs" / name).readings()["step"].to_pylist()[-1] == step
             least = max(least, step + 2)  # the next signal comes when it has gone on
     result = call(*SWEEP, "--results", tmp_path)
@@ -200,11 +197,9 @@ def test_a_finished_run_is_not_run_again(undisturbed):
 
 
 def test_one_killed_worker_costs_its_own_run_only(undisturbed, tmp_path):
-    """On one core the runs come one after the other: the worker that died is replaced for the second."""
-    folder, cores = tmp_path / "sweep", os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
+    """The runs come one after the other: the worker that died is replaced for the second."""
+    folder = tmp_path / "sweep"
     with started(*SWEEP, *EVERY_STEP, "--results", tmp_path) as parent:
-        os.sched_setaffinity(0, cores)
         until(lambda: running(folder, 5, STEPS - 20), parent)
         victim = running(folder, 5, STEPS)[0]
         holders = [pid for pid in workers(parent.pid) if victim in open_files(pid)]

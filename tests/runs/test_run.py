@@ -1,7 +1,9 @@
 """A run's name decides what is run again: every field counts, nothing else does, and what is illegal never starts."""
 
 import dataclasses
+import gc
 import struct
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,10 @@ import gradflow as gf
 from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.nets import stack
-from gradflow.runs import sweep
+from gradflow.runs import checkpoint, sweep
 from gradflow.runs.execute import build_net, execute, load_dataset, prepare
 from gradflow.runs.record import FORMAT, NET, Record
 from gradflow.runs.settings import own_settings, settings_of
-from gradflow.training import checkpoint
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 
@@ -374,3 +375,19 @@ def test_another_seed_is_another_run(tmp_path):
     other = next(gf.train(dataclasses.replace(RUN, seed=4)))
     assert first.loss != other.loss
     assert numbers(first).keys() == numbers(other).keys()
+
+
+def test_runs_of_one_process_leave_nothing_behind(tmp_path):
+    """Of no type are there more objects than before by one a run: what a run makes goes when it ends."""
+
+    def go(seeds: range) -> Counter[type]:
+        for seed in seeds:
+            run = gf.Run(net="mlp", depth=3, width=4, batch=16, steps=1, seed=seed, evaluations=0)
+            assert execute(run, Record(tmp_path / str(seed))) == "done"
+        gc.collect()
+        return Counter(map(type, gc.get_objects()))
+
+    go(range(2))
+    before, runs = go(range(2, 4)), range(4, 14)
+    more = go(runs) - before
+    assert not {kind: count for kind, count in more.items() if count >= len(runs)}

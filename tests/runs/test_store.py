@@ -21,10 +21,9 @@ from test_table import BESIDE, SETTINGS, fill
 
 import gradflow as gf
 from gradflow.errors import BadInput
-from gradflow.runs import files, table
+from gradflow.runs import checkpoint, files, table
 from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
-from gradflow.training import checkpoint
 
 STEPS = 6
 
@@ -206,7 +205,7 @@ TREE = {"a": jax.numpy.arange(4)}
 def test_a_checkpoint_of_another_run_or_another_step_is_passed_over(tmp_path):
     checkpoint.save(tmp_path / "mine", 3, TREE, "mine")
     assert checkpoint.latest(tmp_path / "mine", TREE, "mine")
-    shutil.copytree(tmp_path / "mine" / "000000003", tmp_path / "mine" / "000000009")
+    shutil.copy(tmp_path / "mine" / "000000003.npz", tmp_path / "mine" / "000000009.npz")
     found = checkpoint.latest(tmp_path / "mine", TREE, "mine")
     assert found
     assert found[0] == 3  # the copy says that it is of step 3
@@ -216,16 +215,16 @@ def test_a_checkpoint_of_another_run_or_another_step_is_passed_over(tmp_path):
 
 def test_only_our_own_checkpoints_are_removed(tmp_path):
     checkpoint.save(tmp_path, 3, TREE, "run")
-    ours = ["000000007", "000000007.orbax-checkpoint-tmp", "000000009.orbax-checkpoint-tmp-12"]
-    others = ["notes", "12", "best.orbax-checkpoint-tmp", "000000007-backup"]
+    ours = ["000000007.npz", "000000002", "000000009.orbax-checkpoint-tmp-12"]  # the latter two of earlier versions
+    others = ["notes", "12", "12.npz", "best.orbax-checkpoint-tmp", "000000007-backup"]
     for name in (*ours, *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("somebody's")
     (tmp_path / "notes.txt").write_text("somebody's")
     checkpoint.drop_after(tmp_path, 3)
-    assert {path.name for path in tmp_path.iterdir()} == {"000000003", *others, "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"000000003.npz", *others, "notes.txt"}
     checkpoint.save(tmp_path, 4, TREE, "run")
-    assert {path.name for path in tmp_path.iterdir()} == {"000000004", *others, "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"000000004.npz", *others, "notes.txt"}
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics", "log.txt", "lock", "config.json", "status.json", ""])
@@ -241,7 +240,7 @@ def test_a_link_to_somewhere_else_is_refused_and_what_is_there_stays(tmp_path, n
     assert (elsewhere / "000000009").read_text() == "somebody's"
 
 
-@pytest.mark.parametrize("name", ["000000009", "000000003", "000000009.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize("name", ["000000009.npz", "000000003.npz", "000000009.orbax-checkpoint-tmp"])
 @pytest.mark.parametrize(
     "use",
     [
@@ -256,11 +255,11 @@ def test_a_link_that_is_named_as_a_checkpoint_is_refused_and_stays(tmp_path, nam
     checkpoint.save(tmp_path / "elsewhere", 9, TREE, "run")
     folder = tmp_path / "checkpoints"
     checkpoint.save(folder, 5, TREE, "run")
-    (folder / name).symlink_to(tmp_path / "elsewhere" / "000000009")
+    (folder / name).symlink_to(tmp_path / "elsewhere" / "000000009.npz")
     with pytest.raises(BadInput, match=rf"{name} is a symbolic link, which is not followed"):
         use(folder)
     assert (folder / name).is_symlink()
-    assert (folder / "000000005").is_dir()
+    assert (folder / "000000005.npz").is_file()
     assert checkpoint.latest(tmp_path / "elsewhere", TREE, "run")
 
 
@@ -285,12 +284,14 @@ def test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command(tmp_path):
     result = call(*sweep)
     assert result.code == 2
     assert "is a symbolic link" in result.err
-    assert (tmp_path / "elsewhere" / "000000002").is_dir()
+    assert (tmp_path / "elsewhere" / "000000002.npz").is_file()
 
 
 def test_what_a_killed_writer_left_is_removed_when_the_lock_is_taken_and_nothing_else(tmp_path):
     record = make(tmp_path, 0)
     left = [record.folder / f".config.json.{'0' * 32}.tmp", record.folder / "metrics" / f".part.{'a' * 32}.tmp"]
+    left.append(record.checkpoints / f".000000002.npz.{'b' * 32}.tmp")
+    record.checkpoints.mkdir()
     others = [record.folder / ".notes.tmp", record.folder / "metrics" / f"x.{'a' * 32}.tmp"]
     for path in (*left, *others):
         path.write_text("half")
@@ -354,7 +355,7 @@ def test_a_run_that_begins_anew_says_so_and_why(tmp_path):
     execute(run, record, note=said.append)
     assert not said
     record.write_status("running", step=2)
-    for file in record.checkpoints.glob("*/*CHECKPOINT*"):
+    for file in record.checkpoints.iterdir():
         file.write_text("{")
     execute(run, record, note=said.append)
     assert said == ["begins anew, 2 steps are made again: no checkpoint of it can be read"]
@@ -378,3 +379,14 @@ def test_two_commands_that_publish_one_folder_leave_the_tables_of_one_of_them(tm
     assert set(frame.depth) in ({8, 14}, {14, 20})
     assert set(frame.net) == {"plain"}
     assert {path.stem for path in (tmp_path / "sweep").glob("*.svg")} == {"gradient_norm", "film", "errors"}
+
+
+def test_random_keys_and_the_dtypes_of_accelerators_come_back_from_a_checkpoint(tmp_path):
+    tree = {"key": jax.random.key(3), "half": jax.numpy.arange(4, dtype="bfloat16"), "step": jax.numpy.int32(7)}
+    checkpoint.save(tmp_path, 3, tree, "run")
+    found = checkpoint.latest(tmp_path, jax.tree.map(jax.numpy.zeros_like, tree), "run")
+    assert found
+    assert found[1].keys() == tree.keys()
+    for name, leaf in found[1].items():
+        assert leaf.dtype == tree[name].dtype
+        assert (leaf == tree[name]).all()

@@ -21,8 +21,8 @@ from gradflow.runs.record import Record
 from gradflow.training import memory
 from gradflow.training import platform as runtime
 
-DIVERGING = ("sweep", "--net", "plain", *TINY, "--normalisation", "none", "--steps", 8, "--record", 100)
-DIVERGING += ("--learning-rate", 1e9, 0.01)
+DIVERGING = ("sweep", "--net", "mlp", *TINY, "--normalisation", "none", "--steps", 8, "--record", 100)
+DIVERGING += ("--workers", 1, "--learning-rate", 1e9, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_sweep_has_figures_and_publishes_exactly_its_own_runs(diverging):
     assert result.code == 0
     assert "1 of 1 runs are finished already" in result.err
     assert gf.load(folder).run.nunique() == 1
-    assert len(list(folder.glob("runs/plain*"))) == 2  # the other's record stays
+    assert len(list(folder.glob("runs/mlp*"))) == 2  # the other's record stays
     call(*DIVERGING, "--results", folder.parent)
     assert published(folder) == whole
 
@@ -109,6 +109,8 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path, monk
         2,
         "--evaluations",
         0,
+        "--workers",
+        1,
     )
     result = call(*command, "--results", tmp_path)
     assert result.code == 3, result

@@ -3,7 +3,11 @@
 import pytest
 
 import gradflow as gf
+from gradflow import nets
+from gradflow.data import bounds
 from gradflow.errors import BadInput
+from gradflow.runs.execute import execute
+from gradflow.runs.record import Record
 from gradflow.training import memory
 
 OWN = '''
@@ -70,3 +74,44 @@ def test_the_size_is_that_of_weights_gradients_and_moments(monkeypatch, optimise
     assert f"alone would take {size} bytes of memory" in refusal(**settings)
     monkeypatch.setenv(memory.VARIABLE, str(size))
     assert next(gf.train(gf.Run(steps=1, **settings))).finite
+
+
+@pytest.mark.parametrize("depth", [201, 202, 9_000])
+@pytest.mark.parametrize("net", ["mlp", "residual"])
+def test_of_a_deep_net_two_shallow_ones_tell_the_size(monkeypatch, net, depth):
+    """To the byte, and not one of thousands of layers is built."""
+    if net == "residual" and depth % 2:
+        depth += 3
+    settings = {"net": net, "depth": depth, "width": 4, "normalisation": "none", "optimiser": "sgd"}
+    if net == "mlp":
+        weights = 64 * 4 + 4 + (depth - 2) * (4 * 4 + 4) + 4 * 10 + 10
+    else:  # two layers a unit, as many units a stage; those beyond are in the earlier stages
+        units = [(depth - 2) // 6 + (stage < (depth - 2) // 2 % 3) for stage in range(3)]
+        first = 9 * (4 + 4 * 8 - 8 * 8 + 8 * 16 - 16 * 16)  # the stem, and what enters the later stages
+        weights = first + sum(2 * 9 * count * (4 * 2**stage) ** 2 for stage, count in enumerate(units)) + 16 * 10 + 10
+    size = 3 * 4 * weights
+    built = []
+    abstract = nets.abstract
+    monkeypatch.setattr(nets, "abstract", lambda net, **given: built.append(given["depth"]) or abstract(net, **given))
+    monkeypatch.setenv(memory.VARIABLE, str(size - 1))
+    assert f"would take {bounds.words(size)} of memory" in refusal(**settings)
+    assert max(built) < 20
+
+
+def test_several_workers_share_the_memory(monkeypatch, tmp_path):
+    run = gf.Run(net="mlp", depth=3, width=128, normalisation="none", steps=1, seed=11)
+    size = 3 * 4 * (64 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10)
+    monkeypatch.setenv(memory.VARIABLE, str(3 * size))
+    with pytest.raises(BadInput, match=rf"in 4 --workers at once; legal are at most 3 --workers, .*{memory.VARIABLE}"):
+        execute(run, Record(tmp_path / "run"), workers=4)
+    assert not (tmp_path / "run").exists()
+    assert execute(run, Record(tmp_path / "run"), workers=3) == "done"
+
+
+def test_so_do_several_seeds(monkeypatch):
+    run = gf.Run(net="mlp", depth=3, width=64, normalisation="none", steps=1)
+    size = 3 * 4 * (64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10)
+    monkeypatch.setenv(memory.VARIABLE, str(3 * size))
+    with pytest.raises(BadInput, match=rf"in 4 seeds at once; legal are at most 3 seeds, .*{memory.VARIABLE}"):
+        next(gf.train_seeds(run, range(4)))
+    assert next(gf.train_seeds(run, range(3))).keys() == {0, 1, 2}
