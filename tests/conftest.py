@@ -103,11 +103,8 @@ SLOW = (
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[vgg]",
     "nets/test_own_net.py::test_it_is_swept_plotted_and_not_run_twice",
     "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
-<<<<<<< HEAD
     "experiments/test_overhead.py::test_the_first_readings_of_the_pytorch_twin_are_those_of_our_nets",
-=======
     "commands/test_bad_input.py::test_a_broken_record_is_one_line_with_the_way_out[status.json]",
->>>>>>> ebb54d8e101a0d344897efaeb2957de6139cf9fe
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
 )
 
