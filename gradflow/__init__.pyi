@@ -39,8 +39,8 @@ from .figures import charts as charts
 from .figures import plot as plot
 from .figures.text import format_ratio as format_ratio
 from .measure import QUANTITIES as QUANTITIES
-from .measure import Reading as Reading
 from .nets import count_parameters as count_parameters
+from .reading import Reading as Reading
 from .runs.execute import batch_of as batch_of
 from .runs.execute import build_net as build_net
 from .runs.execute import train as train

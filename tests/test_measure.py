@@ -13,6 +13,7 @@ from gradflow import measure, nets, reductions
 from gradflow.data.batches import indices
 from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
+from gradflow.reading import Reading
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 from gradflow.training.read import read
@@ -51,7 +52,7 @@ def first_step(net, training):
     state = training.start(net, 0)
     before = jax.device_get(state)
     state, arrays = training.step(state, 0, 0)
-    return before, jax.device_get(state), measure.Reading(1, training.spec, arrays)
+    return before, jax.device_get(state), Reading(1, training.spec, arrays)
 
 
 def assert_all_close(ours, theirs, tolerance):

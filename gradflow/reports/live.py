@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gradflow.claims.verdict import number
 from gradflow.plain_text import plain
-from gradflow.reports.report import number
 
 
 class _Unfailing:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gradflow.claims.experiment import Experiment
 from gradflow.claims.statistics import IDENTITY, PATHS, fate
-from gradflow.claims.verdict import Claim, Finding, Verdict
+from gradflow.claims.verdict import Finding, Verdict, interval, number, region
 from gradflow.errors import BadInput
 from gradflow.figures import plot, save
 from gradflow.plain_text import markdown, plain
@@ -131,17 +131,6 @@ RULE = (
 NOT_JUDGED = "Nothing is judged: this preset only shows that everything works."
 
 
-def region(claim: Claim) -> str:
-    """Where a claim says that its number lies: `> 0.5`, or `= 0 within 1`."""
-    within = f" within {number(claim.margin)}" if claim.margin else ""
-    return f"{claim.side} {number(claim.than)}{within}"
-
-
-def number(value: float | None) -> str:
-    """A number as it is printed beside a claim."""
-    return "none" if value is None else f"{value:.3g}"
-
-
 def line(finding: Finding) -> str:
     """One finding in one line of plain text."""
     bounds = f" [{', '.join(map(number, finding.interval))}]" if finding.interval else ""
@@ -163,7 +152,7 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
     rows = [
         f"| {' | '.join(map(markdown, (f.claim.text, f.claim.source, f.claim.paper, f.claim.statistic)))} | "
         f"{region(f.claim)} | {number(f.mean)} | "
-        f"{'none' if f.interval is None else ' to '.join(map(number, f.interval))} | "
+        f"{interval(f)} | "
         f"{', '.join(number(value) for value in f.per_seed.values())} | {f.outcome} |"
         for f in verdict.findings
     ]

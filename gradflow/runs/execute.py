@@ -19,9 +19,9 @@ from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
-from gradflow.measure import Reading
 from gradflow.nets import stack
-from gradflow.runs.record import NET, Record
+from gradflow.reading import NET, Reading
+from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
 from gradflow.training import checkpoint, memory, optimiser, platform
 from gradflow.training.loop import Training

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradflow import nets, settings
+from gradflow import html_table, nets, settings
 from gradflow.data.transforms import TRANSFORMS, Centre
 from gradflow.errors import BadInput, choose, nearest
 from gradflow.training.optimiser import Optimiser, Schedule
@@ -113,6 +113,12 @@ class Run:
     def __repr__(self) -> str:
         changed = {"net": self.net, **self._changed(), "seed": self.seed}
         return f"Run({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def _repr_html_(self) -> str:
+        """A row a setting that is not at its default, as a notebook shows it."""
+        legal = settings_of(self.net)
+        rows = [(name, value, legal[name].default) for name, value in self._changed().items()]
+        return html_table.table(("setting", "value", "default"), rows, f"Run of {self.net}, seed {self.seed}")
 
     @property
     def settings(self) -> dict[str, Any]:
