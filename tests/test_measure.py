@@ -83,6 +83,17 @@ def test_a_reading_has_every_quantity_and_every_place_in_the_order_of_the_net(fi
     assert at.keys() | {"loss", "train_error", "test_error"} == measure.QUANTITIES.keys()
 
 
+def test_the_table_of_a_reading_has_every_number_once(first_step, reading):
+    """Those of units and of layers with weights as well; what `read` read lacks the update."""
+    for one in (first_step[2], reading):
+        frame = one.to_frame().set_index(["quantity", "layer"])
+        expected = {(quantity, layer): value for quantity, row in one.values.items() for layer, value in row.items()}
+        assert frame["value"].to_dict() == expected | {("loss", ""): one.loss, ("train_error", ""): one.train_error}
+        places = frame["position"].drop("", level="layer").droplevel("quantity").to_dict()
+        assert places == {name: place for name, place in one.spec.position.items() if name in places}
+        assert {*places} >= {*ACTIVATIONS}
+
+
 def test_activation_summaries_are_numpys_of_the_activations(net, reading):
     captured = activations(*nets.split(net), digits(BATCH)[0])
     captured = {name: np.asarray(captured[name], np.float64) for name in ACTIVATIONS}

@@ -117,10 +117,15 @@ class Verdict:
             return FAIL
         return PASS if self.findings and all(one.alone == PASS for one in self.findings) else INCONCLUSIVE
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """Outcome, title (the first 150 characters of it) and how many claims came out how, in a line."""
         counts = Counter(finding.outcome for finding in self.findings)
         claims = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no claims"
-        return f"<Verdict {self.outcome}: {plain(textwrap.shorten(self.title, 150, placeholder='...'))} ({claims})>"
+        return f"{self.outcome}: {plain(textwrap.shorten(self.title, 150, placeholder='...'))} ({claims})"
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.summary}>"
 
     def _repr_html_(self) -> str:
         """A row a claim, as a notebook shows it."""

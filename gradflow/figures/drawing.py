@@ -32,9 +32,11 @@ class Picture(Figure):
     There it stands on paper of its own, so that it is the same on a light and on a dark page; files are transparent.
     """
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, bytes]:
+    def _ipython_display_(self) -> None:
         """What IPython asks for first: else matplotlib's inline backend would show it, without the paper."""
-        return {"image/png": self._repr_png_()}
+        from IPython.display import display
+
+        display({"image/png": self._repr_png_(), "text/plain": repr(self)}, raw=True)
 
     def _repr_png_(self) -> bytes:
         """The picture, as notebooks other than IPython's ask for it."""

@@ -33,12 +33,14 @@ class Results:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Results of {self._summary()}>" if self.verdict is None else f"<{self.verdict!r} of {self._summary()}>"
+        claimed = f"{self.verdict.summary}; " if self.verdict else ""
+        return f"<Results {claimed}{self._summary()}>"
 
     def _summary(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         figures = f"figures {', '.join(self.figures)}" if self.figures else "no figures"
-        return plain(f"{self.table['run'].nunique()} runs{failed}; {figures}; in {self.folder}")
+        runs = self.table["run"].nunique()
+        return plain(f"{runs} run{'s' * (runs != 1)}{failed}; {figures}; in {self.folder}")
 
     def _repr_html_(self) -> str:
         """The verdict, the groups of runs with their final errors, and where the rest is, as a notebook shows it."""
