@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -73,9 +73,10 @@ def run(
     if smoke and full:
         raise BadInput("--smoke and --full exclude each other: choose one")
     preset = "smoke" if smoke else "full" if full else "default"
-    how = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds, "progress": True}
+    how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
+    how |= {"results": results, "progress": True, **settings.given}
     try:
-        found = run_experiment(experiment, preset, results=results, command=_typed(), **how, **settings.given)
+        found = run_experiment(experiment, preset, command=_typed(), **how)
     except RunsFailed:  # each has been said
         return EXIT_RUN_FAILED
     verdict = found.verdict
@@ -107,9 +108,10 @@ def sweep(
     from gradflow.reports.experiments import run_sweep
     from gradflow.reports.summary import summary
 
-    how = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds, "progress": True}
+    how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
+    how |= {"results": results, "progress": True, **settings.given}
     try:
-        found = run_sweep(results=results, name=name, **how, **settings.given)
+        found = run_sweep(name=name, **how)
     except RunsFailed:  # each has been said
         return EXIT_RUN_FAILED
     _print(*found.notes, *summary(found.table).splitlines(), f"tables and figures: {results / name}")

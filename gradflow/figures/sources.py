@@ -34,9 +34,9 @@ def as_table(source: Source) -> pd.DataFrame:
 def _of_run(name: str, readings: Any) -> pd.DataFrame:
     several = [readings] if isinstance(readings, Reading) else readings
     found = [*several] if isinstance(several, Iterable) else [several]
-    wrong = next((one for one in found if not isinstance(one, Reading)), None)
-    if wrong is not None or not found:
-        what = f"a {type(wrong).__name__}" if found else "an empty list"
+    wrong = [type(one).__name__ for one in found if not isinstance(one, Reading)]
+    if wrong or not found:
+        what = wrong[0] if wrong else "an empty list"
         raise BadInput(f"cannot draw {what}: give a table of gf.load, the path of a results folder, or readings")
     frames = [reading.to_frame().assign(step=reading.step) for reading in found]
     return pd.concat(frames, ignore_index=True).assign(run=name, net=name, seed=0)

@@ -134,8 +134,7 @@ def _execute(records: sweep.Records, workers: int | None, checkpoint_seconds: fl
     failures = recording.execute(records, workers, checkpoint_seconds, progress)
     if len(failures) == len(records):
         name, reason = next(iter(failures.items()))
-        log = records[name][1].folder / "log.txt"
-        raise RunsFailed(f"all {len(failures)} runs failed, {name} because {reason}: see {log}")
+        raise RunsFailed(f"every run failed, the first one: {reason}; see {records[name][1].folder / 'log.txt'}")
     return failures
 
 
