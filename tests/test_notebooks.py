@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,15 @@ def test_an_experiment_runs_in_a_notebook_and_shows_how_far_it_is(tmp_path):
     assert verdict[0].data["text/plain"].startswith("<Verdict NOT JUDGED: ")
     assert "image/png" in kinds(figure)
     assert (tmp_path / "mine" / "smoke" / "spatial" / "README.md").is_file()
+
+
+def test_the_cells_of_the_documentation_run_and_show_what_it_says(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "notebooks.md").read_text()
+    blocks = re.findall(r"```python\n(.+?)```", page, re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line]
+    shown = dict(zip(lines, execute(tmp_path, *lines), strict=True))
+    assert len(shown) == 11
+    for line, outputs in shown.items():
+        if not re.match(r"\w+ = |import ", line):
+            assert kinds(outputs) & {"text/html", "image/png", "text/plain"}, line
+        assert "error" not in {one.output_type for one in outputs}, line

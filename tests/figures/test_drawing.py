@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -95,9 +96,9 @@ def test_the_users_parameters_change_nothing_and_are_not_changed(name, tmp_path)
     assert (tmp_path / "ours.svg").read_bytes() == (tmp_path / "theirs.svg").read_bytes()
 
 
-def shown(figure: Any) -> np.ndarray:
+def shown(figure: Any, png: bytes | None = None) -> np.ndarray:
     """What a notebook shows of a figure: red, green and blue, 0 to 1."""
-    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+    with Image.open(io.BytesIO(figure._repr_png_() if png is None else png)) as image:
         assert image.width == pytest.approx(100 * figure.get_figwidth(), abs=1)
         assert image.mode == "RGB"  # nothing of the page shows through: it may be light or dark
         return np.asarray(image) / 255
@@ -128,6 +129,14 @@ def test_a_notebook_shows_a_figure_whatever_was_done_to_it():
     assert plain.min() < 0.5 < plain[0, 0].min() == 1
     figure.axes[0].set_visible(False)
     assert (shown(figure) != plain).any()
+
+
+def test_marimo_shows_a_figure_on_its_paper_though_it_has_a_way_for_all_figures(monkeypatch):
+    monkeypatch.setattr(Artist, "_mime_", lambda artist: ("image/png", b"transparent"), raising=False)  # as it does
+    figure: Any = FIGURES["lines"]("plain")
+    kind, png = figure._mime_()
+    assert kind == "image/png"
+    assert shown(figure, png)[0, 0].min() == 1
 
 
 @pytest.mark.parametrize("backend", ["module://nonexistent", "tkagg"])
