@@ -98,7 +98,6 @@ SLOW = (
     "reports/test_experiments.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
     "reports/test_experiments.py::test_where_every_run_fails_that_is_said_in_one_line",
     "test_notebooks.py::test_the_cells_of_the_documentation_run_and_show_what_it_says",
-    "test_notebooks.py::test_an_experiment_runs_in_a_notebook_and_shows_how_far_it_is",
 )
 
 
