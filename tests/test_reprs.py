@@ -118,6 +118,18 @@ def test_a_run_shows_its_net_and_what_is_not_at_its_default():
     )]  # fmt: skip
 
 
+def test_a_run_shows_itself_though_the_file_of_its_net_has_changed_or_is_gone(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def build(*, classes, channels, seed, depth: int = 4, wide: bool = True):\n    return None\n")
+    shown = gf.Run(net=f"{mine}:build", wide=False)
+    assert repr(shown) == f"Run(net='{mine}:build', wide=False, seed=0)"
+    mine.write_text("def build(*, classes, channels, seed, depth: int = 4):\n    return None\n")
+    assert repr(shown) == f"Run(net='{mine}:build', wide=False, seed=0)"
+    mine.unlink()
+    assert repr(shown) == f"Run(net='{mine}:build', depth=4, wide=False, seed=0)"
+    assert Parser(shown._repr_html_()).texts[4:] == ["depth", "4", "wide", "False"]
+
+
 def test_a_reading_shows_its_numbers_and_of_many_points_those_at_both_ends():
     assert repr(reading()) == "<Reading of step 7: loss 2.5, train error 0.75, 2 quantities at 3 points>"
     cells = Parser(reading()._repr_html_()).texts
