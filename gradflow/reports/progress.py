@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -21,6 +21,7 @@ from gradflow.data.dataset import Dataset
 from gradflow.figures.sparkline import shorten, sparkline
 from gradflow.measure import spine
 from gradflow.reading import Reading
+from gradflow.reports.live import Unfailing
 from gradflow.runs import execute
 from gradflow.runs.settings import Run
 
@@ -109,7 +110,8 @@ def _shown(readings: Iterator[Reading], steps: int) -> Iterator[Reading]:
 @contextlib.contextmanager
 def _display(progress: Progress) -> Iterator[Callable[[], object]]:
     """Shows the progress, and again whenever it is updated."""
-    console = Console(file=sys.stderr)
+    stream = cast(TextIO, Unfailing(sys.stderr))
+    console = Console(file=stream)
     if _in_kernel():
         from IPython.display import display
 
@@ -126,7 +128,7 @@ def _display(progress: Progress) -> Iterator[Callable[[], object]]:
         try:
             yield lambda: None
         finally:
-            print(progress, file=sys.stderr)
+            print(progress, file=stream)
 
 
 def _in_kernel() -> bool:

@@ -44,6 +44,13 @@ def test_it_ends_where_the_reader_stops(capsys):
     assert "step 2 of 6" in capsys.readouterr().err
 
 
+def test_standard_error_that_is_gone_costs_no_reading(monkeypatch, tmp_path):
+    with (tmp_path / "gone").open("w") as gone:
+        pass
+    monkeypatch.setattr(sys, "stderr", gone)
+    assert len(read(progress=True)) == RUN.steps
+
+
 def test_bad_input_is_bad_input(capsys):
     with pytest.raises(gf.BadInput, match="validation 1000000 is impossible"):
         next(gf.train(RUN.replace(validation=10**6), progress=True))
