@@ -122,7 +122,9 @@ def _display(progress: Progress) -> Iterator[Callable[[], object]]:
             handle.update(progress)
     elif console.is_terminal:
         lines = lambda: Text(repr(progress), no_wrap=True, overflow="ellipsis")  # noqa: E731
-        with Live(lines(), console=console, auto_refresh=False) as live:
+        # What the reader prints goes above the lines, but to a file where it goes to one.
+        printed = sys.stdout is not None and sys.stdout.isatty()
+        with Live(lines(), console=console, auto_refresh=False, redirect_stdout=printed) as live:
             yield lambda: live.update(lines(), refresh=True)
     else:
         try:

@@ -30,8 +30,11 @@ def test_on_a_terminal_the_bar_and_the_curves_move_in_place(capsys, monkeypatch)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(shown, "_SECONDS", 0.0)
-    read(progress=True)
-    frames = capsys.readouterr().err.split("step ")
+    for reading in gf.train(RUN, progress=True):
+        print(reading.step)
+    out, err = capsys.readouterr()
+    assert out.split() == [*"123456"]  # which is no terminal: a file gets what is printed
+    frames = err.split("step ")
     assert [frame.split(" of ")[0] for frame in dict.fromkeys(frames[1:])][:7] == [*"0123456"]
     curves = [frame.split("loss ")[1].split(";")[0].split(" ")[1] for frame in frames[2:]]
     assert [*map(len, dict.fromkeys(curves))][:6] == [1, 2, 3, 4, 5, 6]
@@ -49,6 +52,12 @@ def test_standard_error_that_is_gone_costs_no_reading(monkeypatch, tmp_path):
         pass
     monkeypatch.setattr(sys, "stderr", gone)
     assert len(read(progress=True)) == RUN.steps
+
+
+def test_a_run_that_diverges_is_shown_to_its_end(capsys):
+    run = RUN.replace(learning_rate=1e30)
+    assert not [*gf.train(run, progress=True)][-1].finite
+    assert "step 6 of 6" in capsys.readouterr().err
 
 
 def test_bad_input_is_bad_input(capsys):
