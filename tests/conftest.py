@@ -6,6 +6,8 @@ time. `XLA_FLAGS=` compiles as a user does.
 """
 
 import os
+import shutil
+import tempfile
 from importlib import metadata
 
 import pytest
@@ -15,6 +17,10 @@ FLAGS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # later ones refuse it: it is gone there
     FLAGS.append("cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
+# One cache of compiled programs for all commands and test processes of this session, and none of the user's.
+OWN_CACHE = "GRADFLOW_CACHE_DIR" not in os.environ
+if OWN_CACHE:
+    os.environ["GRADFLOW_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradflow-tests-")
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
@@ -75,6 +81,7 @@ SLOW = (
     "runs/test_resume.py::test_a_full_disk_is_one_line_and_loses_nothing",
     "runs/test_resume.py::test_a_record_of_another_machine_is_begun_anew",
     "runs/test_store.py::test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command",
+    "commands/test_compile_cache.py::test_a_damaged_program_is_compiled_again",
     "commands/test_processes.py::test_a_sweep_whose_streams_are_closed_or_full_is_published",
     "commands/test_processes.py::test_a_signal_at_any_moment_of_the_start_is_one_line_and_exit_code_130",
     "commands/test_processes.py::test_what_lies_in_the_current_directory_is_not_imported",
@@ -106,3 +113,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(slow in item.nodeid for slow in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_unconfigure(config):
+    if OWN_CACHE:
+        shutil.rmtree(os.environ["GRADFLOW_CACHE_DIR"], ignore_errors=True)

@@ -44,7 +44,7 @@ def parse(verbs: Mapping[str, Callable[..., int]], arguments: list[str]) -> Call
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            description = "Watch gradients vanish, explode and survive."
+            description = "Watch gradients vanish, explode and survive. With --no-cache no compiled program is kept."
             return read(bound, args=arguments, prog="gradflow", description=description)
     except SystemExit:
         if printed.getvalue():

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import metadata
 
+from gradflow.commands import compile_cache
 from gradflow.commands.arguments import parse
 from gradflow.commands.stopped import EXIT_STOPPED, STOPPED
 from gradflow.commands.verbs import HIDDEN, VERBS
@@ -21,7 +22,7 @@ def main() -> None:
     exit code 2.
     """
     _prepare()
-    arguments = sys.argv[1:] or ["--help"]
+    arguments = _set_cache(sys.argv[1:]) or ["--help"]
     if sys.argv[1:2] and sys.argv[1] in HIDDEN:
         sys.exit(HIDDEN[sys.argv[1]](*sys.argv[2:3]))
     try:
@@ -62,6 +63,16 @@ def _prepare() -> None:
         with contextlib.suppress(AttributeError):  # a stream that somebody put in its place
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     os.environ.pop("MPLBACKEND", None)  # a notebook sets it for its own kernel, and matplotlib refuses one it lacks
+
+
+def _set_cache(arguments: list[str]) -> list[str]:
+    """Compiled programs are kept between commands, unless one of the arguments, which are returned without it, is
+    `--no-cache`.
+    """
+    if "--no-cache" in arguments:
+        compile_cache.turn_off(os.environ)
+    compile_cache.turn_on(os.environ)
+    return [argument for argument in arguments if argument != "--no-cache"]
 
 
 def _check_text(arguments: list[str]) -> None:

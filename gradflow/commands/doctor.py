@@ -11,11 +11,13 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
+from gradflow.commands import compile_cache
 from gradflow.commands import probe as probing
 from gradflow.training import platform as runtime
 
@@ -37,7 +39,7 @@ def lines() -> Iterator[str]:
         yield _line("huge pages", lambda: _huge_pages(environment, worker))
         yield _line("pinning", _pinning)
         yield _line("accelerator", lambda: worker("accelerator"))
-    yield _line("compile cache", _compile_cache)
+    yield _line("compile cache", lambda: _compile_cache(environment))
     yield "In a process of your own, as a notebook:"
     yield _line("fast CPU library", lambda: "as above: it needs nothing before the start")
     yield _line("huge pages", lambda: _own_huge_pages(environment))
@@ -81,6 +83,11 @@ def _ask(process: subprocess.Popen, question: str) -> Any:
     return reply["found"]
 
 
+def _ask_alone(environment: dict[str, str], question: str) -> Any:
+    with probe(environment) as process:
+        return process(question)
+
+
 def _versions() -> str:
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("gradflow", "jax", "jaxlib"))
     return f"{packages}, Python {platform.python_version()}"
@@ -97,12 +104,16 @@ def _pinning() -> str:
     return "active: each worker of a sweep has its own cores; gain not measured"
 
 
-def _compile_cache() -> str:
-    """JAX's own, which it asks the environment for. Whether it pays depends on how often a setting is run again."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if folder:
-        return f"active: steps are compiled once and kept in {folder}; gain not measured"
-    return "not active: JAX_COMPILATION_CACHE_DIR=FOLDER gradflow ... keeps compiled steps between commands"
+def _compile_cache(environment: dict[str, str]) -> str:
+    if off := compile_cache.why_off(environment):
+        return f"not active: {off}"
+    with tempfile.TemporaryDirectory() as folder:  # an empty one: the second process finds what the first has kept
+        trial = {**environment, compile_cache.JAX_FOLDER: folder}
+        *_, hit = [_ask_alone(trial, "cached") for _ in range(2)]
+    if not hit:
+        return "not active: this JAX refuses on this processor what it has kept (jax issue 38445)"
+    chosen = environment.get(compile_cache.JAX_FOLDER, compile_cache.folder(environment))
+    return f"active: compiled programs are kept in {chosen}; gain not measured; --no-cache turns it off"
 
 
 def _huge_pages(environment: dict[str, str], worker: Probe) -> str:

@@ -83,7 +83,15 @@ def devices() -> list[str]:
     return [f"{device.platform} ({device.device_kind})" for device in jax.devices()]
 
 
-QUESTIONS = {one.__name__: one for one in (devices, library, accelerator, seconds)}
+def cached() -> bool:
+    """Whether a small program came from JAX's cache, which a process before this one has filled."""
+    hits = []
+    jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+    jax.block_until_ready(platform.jit(lambda x: jnp.tanh(x @ x))(np.ones((8, 8), np.float32)))
+    return "/jax/compilation_cache/cache_hits" in hits
+
+
+QUESTIONS = {one.__name__: one for one in (devices, library, accelerator, seconds, cached)}
 
 
 def answer() -> None:

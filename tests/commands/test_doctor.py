@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from command_line import call
 
-from gradflow.commands import doctor, probe
+from gradflow.commands import probe
 from gradflow.training import platform as runtime
 
 ON = runtime.HUGE_PAGES["GLIBC_TUNABLES"]
@@ -88,14 +88,6 @@ def test_a_probe_that_fails_says_so_in_one_line(monkeypatch, broken):
         assert re.search(rf"^{switch} +unknown: the probe.*[^:]$", result.out, re.M)
     assert len(result.out.splitlines()) == 13
     assert "Traceback" not in result.out
-
-
-@pytest.mark.parametrize(("folder", "state"), [("/kept", "active: .* /kept;"), (None, "not active: .*=FOLDER ")])
-def test_where_compiled_steps_are_kept(monkeypatch, folder, state):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    if folder:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-    assert re.match(state, doctor._compile_cache())
 
 
 def test_medians_do_not_mind_the_first_turn_nor_an_outlier():

@@ -97,22 +97,32 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(one, other)
 
 
+def xla_convolution(stride, padding, circular=False):
+    """What XLA has for it, of maps that are wrapped beforehand where they are circular."""
+
+    def convolve(x, kernel):
+        sides = (padding, padding)
+        x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), mode="wrap") if circular else x
+        pads = [(0, 0) if circular else sides] * 2
+        return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
+
+    return convolve
+
+
 @pytest.mark.parametrize("side", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("pixels", [8, 9])
-def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, stride, pixels):
+@pytest.mark.parametrize("circular", [False, True])
+def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, stride, pixels, circular):
     with jax.enable_x64(True):
         random = np.random.default_rng(0)
         x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)))
         kernel = jnp.asarray(random.normal(size=(side, side, 3, 5)))
-        pads = [(side // 2, side // 2)] * 2
-        plain = lambda x, w: lax.conv_general_dilated(  # noqa: E731
-            x, w, (stride, stride), pads, dimension_numbers=LAYOUT
-        )
-        y, back = jax.vjp(plain, x, kernel)
+        y, back = jax.vjp(xla_convolution(stride, side // 2, circular), x, kernel)
         gradient = jnp.asarray(random.normal(size=y.shape))
         with nets.fast_gradients(True):
-            ours, ours_back = jax.vjp(lambda x, w: convolution.convolve(x, w, stride, side // 2), x, kernel)
+            own = lambda x, w: convolution.convolve(x, w, stride, side // 2, circular)  # noqa: E731
+            ours, ours_back = jax.vjp(own, x, kernel)
             found = ours_back(gradient)
         np.testing.assert_allclose(ours, y)
         for one, other in zip(found, back(gradient), strict=True):
@@ -121,14 +131,16 @@ def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("pixels", [1, 2, 3])
-def test_a_map_smaller_than_its_kernel_is_padded_first_and_gives_the_same(pixels, stride):
+@pytest.mark.parametrize("circular", [False, True])
+def test_a_map_smaller_than_its_kernel_is_one_product_or_padded_first_and_gives_the_same(pixels, stride, circular):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)), jnp.float32)
     kernel = jnp.asarray(random.normal(size=(3, 3, 3, 5)), jnp.float32)
-    plain = lambda x, w: lax.conv_general_dilated(x, w, (stride, stride), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
-    own = lambda x, w: convolution.convolve(x, w, stride, 1)  # noqa: E731
-    assert ("reduce_precision" in str(jax.make_jaxpr(own)(x, kernel))) == (pixels < 3)
-    y, back = jax.vjp(plain, x, kernel)
+    own = lambda x, w: convolution.convolve(x, w, stride, 1, circular)  # noqa: E731
+    program = str(jax.make_jaxpr(own)(x, kernel))
+    assert ("conv_general_dilated" not in program) == (pixels < 3 and stride == 1)
+    assert ("reduce_precision" in program) == (pixels < 3 and stride == 2 and not circular)
+    y, back = jax.vjp(xla_convolution(stride, 1, circular), x, kernel)
     gradient = jnp.asarray(random.normal(size=y.shape), jnp.float32)
     with nets.fast_gradients(True):
         ours, ours_back = jax.vjp(own, x, kernel)
@@ -143,8 +155,7 @@ def test_the_weight_gradient_in_pieces_is_that_of_the_whole_batch():
     x, gradient = (jnp.asarray(random.normal(size=(64, 32, 32, 16)), jnp.float32) for _ in range(2))
     assert x.size >= convolution._PIECES_FROM
     pieces = convolution.weight_gradient(x, gradient, (3, 3, 16, 16), 1, 1)
-    plain = lambda w: lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, dimension_numbers=LAYOUT)  # noqa: E731
-    (whole,) = jax.vjp(plain, jnp.zeros((3, 3, 16, 16)))[1](gradient)
+    (whole,) = jax.vjp(lambda w: xla_convolution(1, 1)(x, w), jnp.zeros((3, 3, 16, 16)))[1](gradient)
     np.testing.assert_allclose(pieces, whole, atol=2e-5 * float(jnp.max(jnp.abs(whole))))
 
 

@@ -77,10 +77,7 @@ class Convolution(nnx.Module):
         """The maps, convolved."""
         dtype = self.dtype or jnp.promote_types(x.dtype, self.kernel.get_value().dtype)
         x, kernel = x.astype(dtype), self.kernel.get_value().astype(dtype)
-        if self.circular:
-            around = (self.padding, self.padding)
-            x = jnp.pad(x, ((0, 0), around, around, (0, 0)), mode="wrap")
-        convolution = functools.partial(convolve, stride=self.stride, padding=0 if self.circular else self.padding)
+        convolution = functools.partial(convolve, stride=self.stride, padding=self.padding, circular=self.circular)
         y = checkpoint_name(_towers(convolution, self.groups)(x, kernel), SAVED)
         return y + self.bias.get_value().astype(dtype) if self.biased else y
 

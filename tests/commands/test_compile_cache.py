@@ -1,0 +1,68 @@
+"""What has been compiled is kept for the next command, where only its owner can put it, and is never needed."""
+
+import os
+
+import pytest
+from command_line import TINY, call
+
+from gradflow.commands import compile_cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of this test's own; where programs lie in it."""
+    monkeypatch.delenv(compile_cache.JAX_FOLDER, raising=False)
+    monkeypatch.delenv(compile_cache.ENABLED, raising=False)
+    monkeypatch.setenv(compile_cache.FOLDER, str(tmp_path / "cache"))
+    return compile_cache.folder(os.environ)
+
+
+def sweep(tmp_path, name, *more):
+    result = call("sweep", "--net", "plain", *TINY, "--steps", 1, "--name", name, "--results", tmp_path, *more)
+    assert result.code == 0, result.err
+
+
+def kept(cache):
+    return {path.name: path.read_bytes() for path in cache.glob("*-cache")}
+
+
+def test_what_one_command_compiles_the_next_finds(cache, tmp_path):
+    sweep(tmp_path, "first")
+    found = kept(cache)
+    assert any(name.startswith("jit_step") for name in found)
+    # Rate, steps and seeds are inputs of the program.
+    sweep(tmp_path, "second", "--learning-rate", 0.02, "--seeds", 2)
+    assert kept(cache).keys() == found.keys()
+
+
+def test_a_damaged_program_is_compiled_again(cache, tmp_path):
+    sweep(tmp_path, "first")
+    for name, content in kept(cache).items():
+        (cache / name).write_bytes(content[: len(content) // 2])
+    sweep(tmp_path, "second")
+
+
+def test_nothing_is_kept_where_that_was_not_wanted(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv(compile_cache.ENABLED, "true")  # so that what the command sets is undone
+    sweep(tmp_path, "first", "--no-cache")
+    assert not cache.exists()
+
+
+def test_the_users_own_choice_for_jax_stands(cache):
+    environment = {compile_cache.JAX_FOLDER: "/own"}
+    compile_cache.turn_on(environment)
+    assert environment == {compile_cache.JAX_FOLDER: "/own"}
+
+
+def test_a_folder_that_others_can_write_is_not_used(cache):
+    environment = dict(os.environ)
+    assert compile_cache.why_off(environment) == ""
+    cache.chmod(0o777)
+    assert "by others" in compile_cache.why_off(environment)
+    compile_cache.turn_on(environment)
+    assert compile_cache.JAX_FOLDER not in environment
+
+
+def test_a_folder_that_cannot_be_made_is_not_used(cache):
+    cache.parent.write_text("")
+    assert "Not a directory" in compile_cache.why_off(os.environ)
