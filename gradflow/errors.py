@@ -13,6 +13,10 @@ class BadInput(ValueError):
     """
 
 
+class RunsFailed(BadInput):
+    """Raised where every run of a sweep failed: there is nothing to publish. What each printed is in its folder."""
+
+
 def choose(what: str, name: Any, legal: Iterable[Any]) -> Any:
     """Returns `name` if it is among `legal`; raises `BadInput` that lists the legal names otherwise."""
     if name not in legal:

@@ -3,7 +3,6 @@
 Two pure functions: `ReadingSpec.of` says once, on the host, where a net is read; `measure` says, inside the step, what.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,41 +173,3 @@ def _stack(*arrays: jax.Array) -> jax.Array:
 def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:
     norms = [norm(leaf, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(arrays)]
     return norms[0] if len(norms) == 1 else norm(jnp.stack(norms), norms[0].dtype)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read at one training step; nothing is fetched from the device before it is asked for."""
-
-    step: int  # counted from 1: the reading of step 1 is of the initial weights
-    spec: ReadingSpec
-    arrays: Mapping[str, Any]  # on the device: a vector a quantity, and the scalars
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy of the batch in nats, before the update."""
-        return float(self.arrays["loss"])
-
-    @property
-    def train_error(self) -> float:
-        """Share of the batch that was classified wrongly."""
-        return float(self.arrays["train_error"])
-
-    @property
-    def test_error(self) -> float | None:
-        """Share of the whole test set that is classified wrongly after this step; None where that was not asked."""
-        return float(self.arrays["test_error"]) if "test_error" in self.arrays else None
-
-    @property
-    def finite(self) -> bool:
-        """Whether loss, activations and weight gradients are all finite; if not, the run has diverged."""
-        return bool(self.arrays["finite"]) if "finite" in self.arrays else math.isfinite(self.loss)
-
-    @property
-    def values(self) -> dict[str, dict[str, float]]:
-        """`{quantity: {layer: float}}` for every quantity that is read at layers, units or points."""
-        fetched = jax.device_get({key: value for key, value in self.arrays.items() if value.ndim})
-        return {
-            quantity: dict(zip(self.spec.names(quantity), map(float, vector), strict=True))
-            for quantity, vector in fetched.items()
-        }

@@ -106,6 +106,9 @@ SLOW = (
     "experiments/test_overhead.py::test_the_first_readings_of_the_pytorch_twin_are_those_of_our_nets",
     "commands/test_bad_input.py::test_a_broken_record_is_one_line_with_the_way_out[status.json]",
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
+    "reports/test_experiments.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
+    "reports/test_experiments.py::test_where_every_run_fails_that_is_said_in_one_line",
+    "test_notebooks.py::test_the_cells_of_the_documentation_run_and_show_what_it_says",
 )
 
 

@@ -106,8 +106,8 @@ def test_gradient_of_a_deep_orthogonal_net_is_a_power_of_its_scale(scale):
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
 def test_norm_is_right_where_a_sum_of_squares_leaves_float32(scale):
     x = (np.random.default_rng(0).normal(size=(3, 5)) * scale).astype(np.float32)
-    if scale != 1:
-        assert jnp.sum(jnp.square(x)) in (0, np.inf)
+    if scale != 1:  # a CPU takes what is smaller than 1e-38 for 0; a GPU (H200) keeps it to a digit or two
+        assert float(jnp.sum(jnp.square(x))) < 1e-37 or jnp.isinf(jnp.sum(jnp.square(x)))
     gradient = jax.grad(lambda sink: jnp.sum(x * hooks.tap(jnp.zeros_like(x), sink)))(0.0)
     np.testing.assert_allclose(gradient, np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
 

@@ -13,6 +13,7 @@ from gradflow import measure, nets, reductions
 from gradflow.data.batches import indices
 from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
+from gradflow.reading import Reading
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 from gradflow.training.read import read
@@ -51,7 +52,7 @@ def first_step(net, training):
     state = training.start(net, 0)
     before = jax.device_get(state)
     state, arrays = training.step(state, 0, 0)
-    return before, jax.device_get(state), measure.Reading(1, training.spec, arrays)
+    return before, jax.device_get(state), Reading(1, training.spec, arrays)
 
 
 def assert_all_close(ours, theirs, tolerance):
@@ -80,6 +81,17 @@ def test_a_reading_has_every_quantity_and_every_place_in_the_order_of_the_net(fi
     }
     assert {quantity: tuple(vector) for quantity, vector in values.items()} == at
     assert at.keys() | {"loss", "train_error", "test_error"} == measure.QUANTITIES.keys()
+
+
+def test_the_table_of_a_reading_has_every_number_once(first_step, reading):
+    """Those of units and of layers with weights as well; what `read` read lacks the update."""
+    for one in (first_step[2], reading):
+        frame = one.to_frame().set_index(["quantity", "layer"])
+        expected = {(quantity, layer): value for quantity, row in one.values.items() for layer, value in row.items()}
+        assert frame["value"].to_dict() == expected | {("loss", ""): one.loss, ("train_error", ""): one.train_error}
+        places = frame["position"].drop("", level="layer").droplevel("quantity").to_dict()
+        assert places == {name: place for name, place in one.spec.position.items() if name in places}
+        assert {*places} >= {*ACTIVATIONS}
 
 
 def test_activation_summaries_are_numpys_of_the_activations(net, reading):

@@ -1,14 +1,18 @@
 """A claim judged by a measurement: where the interval of a statistic over seeds lies."""
 
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from gradflow import html_table
 from gradflow.claims.intervals import CONFIDENCE, confidence_interval, t_quantile, t_tail
 from gradflow.errors import BadInput, choose
+from gradflow.plain_text import plain
 
 PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = "PASS", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
 SIDES = {">": "greater than", "<": "smaller than", "<=": "no worse than", "=": "equal to"}
@@ -82,7 +86,7 @@ class Finding:
     missing: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """All findings of an experiment, which are one family of claims.
 
@@ -113,6 +117,25 @@ class Verdict:
             return FAIL
         return PASS if self.findings and all(one.alone == PASS for one in self.findings) else INCONCLUSIVE
 
+    @property
+    def summary(self) -> str:
+        """Outcome, title (the first 150 characters of it) and how many claims came out how, in a line."""
+        counts = Counter(finding.outcome for finding in self.findings)
+        claims = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no claims"
+        return f"{self.outcome}: {plain(textwrap.shorten(self.title, 150, placeholder='...'))} ({claims})"
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.summary}>"
+
+    def _repr_html_(self) -> str:
+        """A row a claim, as a notebook shows it."""
+        rows = [
+            (f.claim.text, f.claim.source, f.claim.paper, region(f.claim), number(f.mean), interval(f), f.outcome)
+            for f in self.findings
+        ]
+        columns = ("claim", "source", "the paper", "claimed", "mean over seeds", "95 % interval", "outcome")
+        return html_table.table(columns, rows, f"{self.outcome}: {self.title}")
+
     def not_judged(self) -> "Verdict":
         """The same numbers without an outcome: of a preset that only shows that everything works."""
         return replace(self, judged=False)
@@ -121,6 +144,22 @@ class Verdict:
         """What `verdict.json` holds."""
         said = {"outcome": self.outcome, "title": self.title, "facts": self.facts}
         return _plain(said | {"findings": [asdict(finding) for finding in self.findings]})
+
+
+def number(value: float | None) -> str:
+    """A number as it is printed beside a claim."""
+    return "none" if value is None else f"{value:.3g}"
+
+
+def region(claim: Claim) -> str:
+    """Where a claim says that its number lies: `> 0.5`, or `= 0 within 1`."""
+    within = f" within {number(claim.margin)}" if claim.margin else ""
+    return f"{claim.side} {number(claim.than)}{within}"
+
+
+def interval(finding: Finding) -> str:
+    """The interval of the mean over seeds in words; `none` where there is none."""
+    return "none" if finding.interval is None else " to ".join(map(number, finding.interval))
 
 
 def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:

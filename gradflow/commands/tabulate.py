@@ -1,10 +1,14 @@
 """A net as a table: row by row as its paper prints it, or layer by layer."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from gradflow.commands.describe import Layer, layers, layers_and_pools
+from gradflow import html_table
+from gradflow.commands.describe import Layer, layers_and_pools
+from gradflow.plain_text import plain
+from gradflow.training import platform
 
 # Columns of GoogLeNet's table 1: the layers of an Inception module.
 BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_projection")
@@ -14,24 +18,85 @@ FLUSH_LEFT = ("layer", "output", "kernels")
 Row = dict[str, str]  # cells by column
 
 
-def of_paper(name: str, **settings: Any) -> str:
-    """One row for each layer, pool and module, and one for equal modules in a row; `settings` are those of
-    `describe.layers`.
+@dataclass(frozen=True, repr=False)
+class Description:
+    """A net as a table, to print or to look at in a notebook.
 
-    Names are those of the hooks. Depth counts the layers that a row adds to the main path.
+    Attributes:
+        net: Its name, with its settings that were given.
+        layers: Its weighted layers, in the order of the forward pass: `pandas.DataFrame(description.layers)`.
+        parameters: How many in all, those of normalisations included.
+        multiply_adds: Of convolutions and products, for one image.
+        columns: The headings of the table.
+        rows: Its rows, the cells by heading.
     """
-    found, others = layers_and_pools(name, **settings)
+
+    net: str
+    layers: tuple[Layer, ...]
+    parameters: int
+    multiply_adds: int
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        return f"<{self._summary()}>"
+
+    def _summary(self) -> str:
+        counts = f"{self.parameters:,} parameters, {self.multiply_adds:,} multiply-adds"
+        return f"{plain(self.net)}: {len(self.layers)} weighted layers, {counts}"
+
+    def __str__(self) -> str:
+        return "\n".join(_aligned(self.columns, self.rows))
+
+    def _repr_html_(self) -> str:
+        cells = ([row.get(column, "") for column in self.columns] for row in self.rows)
+        return html_table.table(self.columns, cells, self._summary())
+
+
+def describe(
+    net: str,
+    *,
+    image: int | None = None,
+    channels: int = 3,
+    classes: int | None = None,
+    layers: bool = False,
+    **settings: Any,
+) -> Description:
+    """What a net is, without running it: `describe("residual", depth=56)`; no weight is drawn for it.
+
+    A row for each layer, pool and module as the paper's table prints it, and one for equal modules in a row; names are
+    those of the hooks, and depth counts the layers that a row adds to the main path. `print` shows it as
+    `gradflow describe` does. Raises `BadInput` for an illegal setting, or an image that is too small.
+
+    Args:
+        net: A name from `gradflow list`, or a function of your own as FILE.py:FUNCTION.
+        image: The image's side in pixels; by default 32, or that of the paper.
+        channels: Of the image.
+        classes: Of the classifier; by default 10, or that of the paper.
+        layers: A row for each weighted layer instead.
+        settings: Those of the net.
+    """
+    platform.check_devices()
+    found, others = layers_and_pools(net, image, channels, classes, **settings)
+    weighted = tuple(layer for layer in found if layer.parameters)
+    columns, rows = _by_layer(weighted) if layers else _by_module(found)
+    given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    parameters = others + sum(layer.parameters for layer in weighted)
+    adds = sum(layer.multiply_adds for layer in weighted)
+    rows = (*rows, *_totals(weighted, others))
+    return Description(f"{net}({given})" if given else net, weighted, parameters, adds, columns, rows)
+
+
+def _by_module(found: Sequence[Layer]) -> tuple[tuple[str, ...], list[Row]]:
+    """Columns and rows as a paper's table has them."""
     rows = [_row(list(modules)) for _, modules in groupby(_modules(found), _kind)]
     branches = [branch for branch in BRANCHES if any(branch in row for row in rows)]
-    columns = ("layer", "output", "kernels", *branches, "depth", *FIGURES)
-    return _printed(columns, [*rows, *_totals(found, others)])
+    return ("layer", "output", "kernels", *branches, "depth", *FIGURES), rows
 
 
-def of_layers(name: str, **settings: Any) -> str:
-    """One row for each weighted layer; `settings` are those of `describe.layers`."""
-    found, others = layers(name, **settings)
+def _by_layer(found: Sequence[Layer]) -> tuple[tuple[str, ...], list[Row]]:
     rows = [{"layer": layer.name, "output": _shape(layer.output)} | _figures([layer]) for layer in found]
-    return _printed(("layer", "output", *FIGURES), [*rows, *_totals(found, others)])
+    return ("layer", "output", *FIGURES), rows
 
 
 def _modules(found: Iterable[Layer]) -> list[list[Layer]]:
@@ -106,9 +171,10 @@ def _shape(output: Iterable[int]) -> str:
     return "x".join(map(str, output))
 
 
-def _printed(columns: Sequence[str], rows: Iterable[Row]) -> str:
+def _aligned(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
+    """The lines of the table as text."""
     table = [columns, *([row.get(column, "") for column in columns] for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     sides = ["<" if column in FLUSH_LEFT else ">" for column in columns]
     lines = ("  ".join(map("{:{}{}}".format, cells, sides, widths)) for cells in table)
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]

@@ -1,18 +1,17 @@
 """What each verb of the command line does. JAX is imported only inside a verb, so that `--help` answers at once."""
 
+import shlex
 import shutil
-import time
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from gradflow import ranges
-from gradflow.commands import recording, results_folders
 from gradflow.commands.arguments import Choices, NetChoices
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, RunsFailed
 from gradflow.plain_text import plain
+from gradflow.reports import results_folders
 
 # None is whatever the hint says: what stands in the help in the place of it.
 Workers = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one a core)")]
@@ -68,37 +67,23 @@ def run(
         workers: processes at a time; they share the cores.
         checkpoint_seconds: how much work a crash may lose.
     """
-    from gradflow.claims import experiment as experiments
     from gradflow.reports import report
-    from gradflow.runs import sweep, table
+    from gradflow.reports.experiments import run_experiment
 
     if smoke and full:
         raise BadInput("--smoke and --full exclude each other: choose one")
-    ranges.check("checkpoint_seconds", checkpoint_seconds)
-    chosen = experiments.load(experiment)
     preset = "smoke" if smoke else "full" if full else "default"
-    shown = results / "smoke" / chosen.name if smoke else results / chosen.name
-    folder = results_folders.absolute(shown)
-    tables, made, failed = [], {}, 0
-    if chosen.runs:
-        records = sweep.records(experiments.make_runs(chosen, preset, settings.given, seeds), folder)
-        failed = recording.execute(records, workers, checkpoint_seconds)
-        if failed == len(records):
-            return EXIT_RUN_FAILED
-        first = table.join(*sweep.collect(records))
-        if more := experiments.make_further_runs(chosen, first, preset, settings.given, seeds):
-            further = sweep.records(more, folder)
-            failed += recording.execute(further, workers, checkpoint_seconds)
-            records = {**records, **further}
-        tables, made = [sweep.collect(records)], recording.provenance(records)
-    if chosen.measure:
-        measured, measuring = _measure(chosen, preset, folder, settings.given, seeds)
-        tables, made = [*tables, measured], made or measuring
-    with table.publishing(folder):
-        table.publish(folder, *table.concatenate(tables))
-        verdict = report.write(folder, table.load(folder), chosen, made, judged=not smoke)
+    how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
+    how |= {"results": results, "progress": True, **settings.given}
+    try:
+        found = run_experiment(experiment, preset, command=_typed(), **how)
+    except RunsFailed:  # each has been said
+        return EXIT_RUN_FAILED
+    verdict = found.verdict
+    assert verdict
+    shown = results / "smoke" / found.folder.name if smoke else results / found.folder.name
     _print(*map(report.line, verdict.findings), f"{verdict.outcome}: {verdict.title}", f"figures and report: {shown}")
-    return EXIT_RUN_FAILED if failed else EXIT_FAIL if verdict.outcome == "FAIL" else 0
+    return EXIT_RUN_FAILED if found.failures else EXIT_FAIL if verdict.outcome == "FAIL" else 0
 
 
 def sweep(
@@ -120,25 +105,17 @@ def sweep(
         workers: processes at a time; they share the cores.
         checkpoint_seconds: how much work a crash may lose.
     """
-    from gradflow.reports import report
+    from gradflow.reports.experiments import run_sweep
     from gradflow.reports.summary import summary
-    from gradflow.runs import grid as grids
-    from gradflow.runs import sweep as sweeps
-    from gradflow.runs import table
 
-    results_folders.check_name(name)
-    ranges.check("checkpoint_seconds", checkpoint_seconds)
-    folder = results_folders.absolute(results / name)
-    records = sweeps.records(grids.grid(seeds, **settings.given), folder)
-    failed = recording.execute(records, workers, checkpoint_seconds)
-    if failed == len(records):
+    how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
+    how |= {"results": results, "progress": True, **settings.given}
+    try:
+        found = run_sweep(name=name, **how)
+    except RunsFailed:  # each has been said
         return EXIT_RUN_FAILED
-    with table.publishing(folder):
-        table.publish(folder, *sweeps.collect(records))
-        frame = table.load(folder)
-        report.draw(folder, report.sweep_figures(frame))
-    _print(*summary(frame).splitlines(), f"tables and figures: {results / name}")
-    return EXIT_RUN_FAILED if failed else 0
+    _print(*found.notes, *summary(found.table).splitlines(), f"tables and figures: {results / name}")
+    return EXIT_RUN_FAILED if found.failures else 0
 
 
 def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
@@ -160,7 +137,7 @@ def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
         frame.attrs["command"] = judged.command if judged else ""
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
-        figures = report.sweep_figures(frame)
+        figures = report.sweep_figures(frame, _print)
     with table.publishing(folder):
         drawn = report.draw(folder, figures)
     for name in drawn:
@@ -228,15 +205,13 @@ def describe(
         layers: a row for each weighted layer.
     """
     from gradflow.commands import tabulate
-    from gradflow.training import platform
 
-    platform.check_devices()
     several = [name for name, value in settings.given.items() if len(value) > 1]
     if several:
         raise BadInput(f"{several[0]} has several values: describe takes one net at a time")
     values = {name: value for name, (value,) in settings.given.items()}
-    table = tabulate.of_layers if layers else tabulate.of_paper
-    _print(*table(net, image=image, channels=channels, classes=classes, **values).splitlines())
+    found = tabulate.describe(net, image=image, channels=channels, classes=classes, layers=layers, **values)
+    _print(*str(found).splitlines())
     return 0
 
 
@@ -271,14 +246,9 @@ def _print(*lines: object) -> None:
         print(plain(line), flush=True)
 
 
-def _measure(chosen: Any, preset: str, folder: Path, settings: Mapping[str, Any], seeds: int | None):
-    from gradflow.claims import experiment
-    from gradflow.reports import report
-    from gradflow.training import platform
-
-    begun = time.monotonic()
-    tables = experiment.measured(chosen, preset, folder, settings, seeds)
-    return tables, report.provenance(recording.command(), time.monotonic() - begun, platform.machine())
+def _typed() -> str:
+    """What the user typed."""
+    return shlex.join(["gradflow", *sys.argv[1:]])
 
 
 VERBS = {

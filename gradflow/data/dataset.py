@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow import html_table
 from gradflow.data import bounds
 from gradflow.errors import BadInput
 
@@ -22,7 +23,7 @@ Labels = np.ndarray | Sequence[str]  # numbers, or the names of the classes
 Split = tuple[np.ndarray, Labels, tuple[str, ...] | None]  # images, labels, class names if the files say them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Two splits in memory; pixels are 0 to 255, labels index `classes`."""
 
@@ -39,6 +40,25 @@ class Dataset:
         """(height, width, channel)"""
         height, width, channel = self.train_images.shape[1:]
         return height, width, channel
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.name[-60:]!r}: {len(self.train_images):,} training and {len(self.test_images):,} test "
+            f"images of {'x'.join(map(str, self.image_shape))}, {len(self.classes)} classes>"
+        )
+
+    def _repr_html_(self) -> str:
+        """A row a split with its images, as a notebook shows it, and the names of the classes."""
+        shape = "x".join(map(str, self.image_shape))
+        rows = [
+            (split, f"{len(images):,}", shape, f"{len(np.unique(labels))} of {len(self.classes)}")
+            for split, images, labels in (
+                ("training", self.train_images, self.train_labels),
+                ("test", self.test_images, self.test_labels),
+            )
+        ]
+        columns = ("split", "images", "height x width x channel", "classes")
+        return html_table.table(columns, rows, f"{self.name}, classes {_few(self.classes)}")
 
     def summary(self) -> dict:
         """What `config.json` records of the data: name, digest, sizes, image shape, number of classes."""

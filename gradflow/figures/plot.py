@@ -1,5 +1,8 @@
 """Table to figure: every picture of the suite, a function of the long table of `gradflow.load` and of nothing else.
 
+In the place of the table stands what makes one: the path of a results folder, or the readings of `gf.train` or
+`gf.read`, several nets' by name (see `sources.py`).
+
 It needs the columns `run, step, layer, position, quantity, value, net, seed`, and uses `status` and every setting that
 is there. Every figure takes a `title` (the finding in words) and a `note` (the small line under it, see `caption`).
 Which run is drawn where is found in `facets.py`, which rows in `rows.py`, and how panels
@@ -9,18 +12,18 @@ and marks look in `layout.py`, `marks.py` and `style.py`.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gradflow.claims import statistics
-from gradflow.errors import choose
+from gradflow.errors import BadInput, choose
 from gradflow.figures import layout, marks, rows, style
 from gradflow.figures.drawing import drawing
 from gradflow.figures.facets import facets
 from gradflow.figures.save import save
+from gradflow.figures.sources import Source, as_table
 from gradflow.figures.text import INPUT_TO_OUTPUT, LABELS, caption, format_ratio, format_spread, status_summary
 
 ERRORS = {"train_error": "train", "test_error": "test"}
@@ -29,7 +32,7 @@ __all__ = ["caption", "depth_errors", "errors", "film", "gradient_curves", "path
 
 @drawing
 def gradient_curves(
-    table: pd.DataFrame,
+    table: Source,
     title: str = "",
     note: str = "",
     quantity: str = "activation_gradient_norm",
@@ -45,7 +48,7 @@ def gradient_curves(
     output end. `laws` has the slope that theory predicts for a run, in decades a layer, positive where the norm falls
     towards the input; it is drawn as a thin dotted line from the output end of that run's mean.
     """
-    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, LABELS))))
+    found = facets(rows.units(rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))))
     frame, gradient, places = found.frame, quantity.endswith("gradient_norm"), len(found.values)
     moments = rows.choose_steps(frame, steps, 3 if len(found.rows) == 1 else 2)
     panels = [(row, step) for row in range(len(found.rows)) for step in moments]
@@ -87,13 +90,15 @@ def gradient_curves(
 
 
 @drawing
-def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "activation_gradient_norm") -> Figure:
+def film(table: Source, title: str = "", note: str = "", quantity: str = "activation_gradient_norm") -> Figure:
     """Draws a norm as colour over layer position and step: one column a depth, or value of what else the lines show.
 
     One row a net and combination of the other settings that vary. One logarithmic colour scale for all panels; seeds
-    are averaged in the logarithm. Blank where no seed is finite.
+    are averaged in the logarithm. Blank where no seed is finite. Raises `BadInput` for what was read without training.
     """
-    found = facets(rows.units(rows.readings(table, choose("quantity to draw", quantity, LABELS))))
+    found = facets(rows.units(rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))))
+    if (found.frame["step"] < 1).any():
+        raise BadInput("a film goes over the steps of training: draw what gf.read read with gradient_curves")
     panels = [(row, column) for row in range(len(found.rows)) for column in range(len(found.nets))]
     height = {1: 2.6}.get(len(panels), 1.75 if len(panels) < 4 else 1.4)  # as tall as the colour bar's name at least
     figure, axes = layout.grid(len(panels), len(found.values), height, title, note, sharex=True)
@@ -126,14 +131,14 @@ def film(table: pd.DataFrame, title: str = "", note: str = "", quantity: str = "
 
 
 @drawing
-def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None = None) -> Figure:
+def paths(table: Source, title: str = "", note: str = "", step: int | None = None) -> Figure:
     """Draws how the gradient of each unit came back: shares of the identity and the residual path, and their cosine.
 
     Needs `identity_gradient_norm` and `residual_gradient_norm`; `path_cosine` is drawn where it was read. A share is
     |identity| / (|identity| + |residual|), averaged over seeds. One column as in `film`, one row for the first and the
     last step (or for `step` alone) of each net and combination.
     """
-    found = facets(rows.path_readings(table))
+    found = facets(rows.path_readings(as_table(table)))
     moments = rows.choose_steps(found.frame, None if step is None else [step], 2)
     places = range(len(found.rows)), range(len(found.nets))
     panels = [(row, column, moment) for row in places[0] for column in places[1] for moment in moments]
@@ -158,13 +163,13 @@ def paths(table: pd.DataFrame, title: str = "", note: str = "", step: int | None
 
 
 @drawing
-def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
+def errors(table: Source, title: str = "", note: str = "") -> Figure:
     """Draws training error (thin, dashed) and test error (bold) against step, one column a net, as Fig. 6 of He 2015.
 
     Needs `train_error` or `test_error`. Lines are means over the finished runs, bands go from lowest to highest;
     any other is a thin line that ends in a cross. The final values stand at the right: mean and half the range.
     """
-    found = facets(rows.readings(table, "train_error", "test_error"))
+    found = facets(rows.readings(as_table(table), "train_error", "test_error"))
     last, places = found.frame["step"].max(), len(found.values)
     height, window = 3.1 if len(found.rows) == 1 else 2.6, max(5, round(0.02 * last))
     read = [quantity for quantity in ERRORS if (found.frame["quantity"] == quantity).any()]
@@ -195,7 +200,7 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
         above = " / ".join(ERRORS[quantity] for quantity in read)
         above = f"{found.line}: {above}" if found.line else above
         ax.annotate(above, (1, 1), (5, 5), xycoords="axes fraction", textcoords="offset points")
-    axes[0, 0].set(xlim=(0, last), ylim=(0, None))
+    axes[0, 0].set(xlim=(0, max(last, 1)), ylim=(0, None))
     axes[0, 0].xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     for ax, labels in ends.items():
         layout.end_labels(ax, labels, side=1, panel=height)
@@ -204,13 +209,13 @@ def errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
 
 
 @drawing
-def depth_errors(table: pd.DataFrame, title: str = "", note: str = "") -> Figure:
+def depth_errors(table: Source, title: str = "", note: str = "") -> Figure:
     """Draws the final training error (mean of the last tenth of the steps) against depth, one line a net.
 
     Where depth does not vary, against the setting that does. Needs `train_error`. Dots are seeds, lines go through
     their means, a diverged run is a cross above the panel. One panel a combination of the other settings.
     """
-    found = facets(rows.readings(table, "train_error"))
+    found = facets(rows.readings(as_table(table), "train_error"))
     height = 3.3
     wide = min(len(found.rows), 3)
     figure, axes = layout.grid(-(-len(found.rows) // wide), wide, height, title, note, sharex=True, sharey=True)

@@ -92,7 +92,8 @@ def choose_steps(rows: Frame, wanted: Sequence[int] | None, count: int) -> list[
         if unknown := sorted(set(wanted) - set(rows["step"])):
             raise BadInput(f"step {unknown[0]} was not recorded: choose among {', '.join(map(str, common))}")
         return list(wanted)
-    early = min(common, key=lambda step: abs(2 * np.log(step) - np.log(common[0] * common[-1])))
+    logs = dict(zip(common, np.log(np.maximum(common, 1)), strict=True))  # what `gf.read` read is of step 0
+    early = min(common, key=lambda step: abs(2 * logs[step] - logs[common[0]] - logs[common[-1]]))
     return sorted({common[0], common[-1]} | ({early} if count == 3 else set()))
 
 

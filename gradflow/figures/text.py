@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from gradflow.claims import statistics
 from gradflow.figures import rows
+from gradflow.figures.sources import Source, as_table
 from gradflow.plain_text import plain
 from gradflow.runs import variation
 
@@ -60,11 +60,12 @@ def status_summary(group: Frame, curves: Frame | None = None) -> str:
     )
 
 
-def caption(table: pd.DataFrame, command: str = "") -> str:
+def caption(table: Source, command: str = "") -> str:
     """The small line under a figure: what its runs share, what varies between them, the command that made them.
 
     A report leaves the command in `table.attrs["command"]`. Raises `BadInput` for a table without readings.
     """
+    table = as_table(table)
     command = command or table.attrs.get("command", "")
     parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in _conditions(table)]
     return "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join([*parts, *([plain(command)] if command else [])])

@@ -12,22 +12,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gradflow.claims.verdict import number
 from gradflow.plain_text import plain
-from gradflow.reports.report import number
 
 
-class _Unfailing:
+class Unfailing:
     """A stream that may be full or gone: what is written to it then is lost, and the runs go on."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
 
     def write(self, text: str) -> int:
+        """Writes what can be written; always says that all was."""
         with contextlib.suppress(OSError, ValueError):  # the latter: it is closed
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flushes what can be flushed."""
         with contextlib.suppress(OSError, ValueError):
             self.stream.flush()
 
@@ -50,7 +52,7 @@ class View:
         self.total, self.finished, self.already = total, finished, finished
         self.begun = time.monotonic()
         self.current: dict[str, dict[str, Any]] = {}
-        self.console = Console(file=cast(TextIO, _Unfailing(sys.stderr)))
+        self.console = Console(file=cast(TextIO, Unfailing(sys.stderr)))
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
         self.bars = min(24, max(8, self.console.width - 72)) if self.live else 24
 

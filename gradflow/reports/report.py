@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gradflow.claims.experiment import Experiment
 from gradflow.claims.statistics import IDENTITY, PATHS, fate
-from gradflow.claims.verdict import Claim, Finding, Verdict
+from gradflow.claims.verdict import Finding, Verdict, interval, number, region
 from gradflow.errors import BadInput
 from gradflow.figures import plot, save
 from gradflow.plain_text import markdown, plain
@@ -24,8 +24,8 @@ from gradflow.runs import files
 
 def write(
     results: Path, frame: pd.DataFrame, experiment: Experiment, made: Mapping[str, Any], judged: bool = True
-) -> Verdict:
-    """Judges the table, draws it and writes all of it into `results`; returns the verdict.
+) -> tuple[Verdict, dict[str, Figure]]:
+    """Judges the table, draws it and writes all of it into `results`; returns the verdict and the figures by name.
 
     `made` says how the table was made: see `provenance`. Unless `judged`, the claims' numbers stand without an outcome.
     """
@@ -33,13 +33,14 @@ def write(
     verdict = experiment.verdict(frame)
     verdict = verdict if judged else verdict.not_judged()
     # All are drawn before anything is written: a figure that cannot be drawn leaves the folder as it was.
-    figures = _drawn(experiment.figure(frame, verdict), f"{experiment.source}: ")
+    figures = experiment.figure(frame, verdict)
+    drawn = _drawn(figures, f"{experiment.source}: ")
     # Of a user's own file the name alone: where it lies is of this machine, and no one loads it from there.
     source = Path(experiment.source).name
     files.write_json(results / "verdict.json", _finite({"experiment": source, **verdict.to_json(), "made": made}))
-    _save(results, figures)
-    files.write_text(results / "README.md", _readme(experiment, verdict, [*figures], frame, made))
-    return verdict
+    _save(results, drawn)
+    files.write_text(results / "README.md", _readme(experiment, verdict, [*drawn], frame, made))
+    return verdict, figures
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ def _save(results: Path, drawn: Mapping[str, bytes]) -> None:
 SWEEP_QUANTITIES = ("activation_gradient_norm", *PATHS, *plot.ERRORS)  # what the figures of a sweep draw
 
 
-def sweep_figures(frame: Any) -> dict[str, Any]:
+def sweep_figures(frame: Any, say: Callable[[str], Any]) -> dict[str, Any]:
     """The figures of a sweep, which no claim was made about: every one that its runs have readings for.
 
-    One that cannot be drawn, as where every gradient is zero because there is only one class, is said in a line: the
-    tables stand.
+    `say` is told in a line of one that cannot be drawn, as where every gradient is zero because there is only one
+    class: the tables stand.
     """
     draw: dict[str, Callable[..., Any]] = {
         "gradient_norm": plot.gradient_curves,
@@ -108,7 +109,7 @@ def sweep_figures(frame: Any) -> dict[str, Any]:
         try:
             figures[name] = function(frame, note=plot.caption(frame))
         except BadInput as error:
-            print(plain(f"{name}.svg is not drawn: {error}"))
+            say(plain(f"{name}.svg is not drawn: {error}"))
     return figures
 
 
@@ -129,17 +130,6 @@ RULE = (
     "elsewhere; the claims are one family (Holm 1979), so what is said of all of them together is wrong in at most 5 %."
 )
 NOT_JUDGED = "Nothing is judged: this preset only shows that everything works."
-
-
-def region(claim: Claim) -> str:
-    """Where a claim says that its number lies: `> 0.5`, or `= 0 within 1`."""
-    within = f" within {number(claim.margin)}" if claim.margin else ""
-    return f"{claim.side} {number(claim.than)}{within}"
-
-
-def number(value: float | None) -> str:
-    """A number as it is printed beside a claim."""
-    return "none" if value is None else f"{value:.3g}"
 
 
 def line(finding: Finding) -> str:
@@ -163,7 +153,7 @@ def _readme(experiment: Experiment, verdict: Verdict, figures: list[str], frame:
     rows = [
         f"| {' | '.join(map(markdown, (f.claim.text, f.claim.source, f.claim.paper, f.claim.statistic)))} | "
         f"{region(f.claim)} | {number(f.mean)} | "
-        f"{'none' if f.interval is None else ' to '.join(map(number, f.interval))} | "
+        f"{interval(f)} | "
         f"{', '.join(number(value) for value in f.per_seed.values())} | {f.outcome} |"
         for f in verdict.findings
     ]

@@ -18,11 +18,18 @@ STATES = ("done", "dead", "diverged", "failed", "running", "queued")
 
 
 def summary(frame: pd.DataFrame) -> str:
+    """`groups` as text, and in a line below that nothing varies, where it does not."""
+    heading, *others = groups(frame)
+    lines = _aligned([heading, *others], flush_left=[*range(len(heading) - 4), len(heading) - 1])
+    return "\n".join(lines if len(others) > 1 else [*lines, nothing_varies(rows.runs(frame))])
+
+
+def groups(frame: pd.DataFrame) -> list[list[str]]:
     """The settings that vary (net and depth where none does), seeds, final errors and how the runs ended.
 
-    `frame` is the long table of `gradflow.load`. An error is in percent: the mean over the seeds that ended, a diverged
-    one with the error of chance, and half the distance from the lowest to the highest; a dash where no seed has one.
-    Raises `BadInput` for a table without readings.
+    The first row is the heading. `frame` is the long table of `gradflow.load`. An error is in percent: the mean over
+    the seeds that ended, a diverged one with the error of chance, and half the distance from the lowest to the highest;
+    a dash where no seed has one. Raises `BadInput` for a table without readings.
     """
     found = rows.with_status(frame)
     runs = rows.runs(found).sort_values("run")
@@ -32,14 +39,13 @@ def summary(frame: pd.DataFrame) -> str:
     places = runs[["run"]].assign(**{name: _ranks(runs, name) for name in shown})
     table = [[*(name.replace("_", " ") for name in shown), "seeds", *ERRORS.values(), "status"]]
     errors = {quantity: 100 * final_error(found, quantity, by=["run"]).dropna() for quantity in ERRORS}
-    for _, group in places.groupby(shown):
+    for group in [group for _, group in places.groupby(shown)] if shown else [places]:
         of_group = runs[runs["run"].isin(group["run"])]
         first = of_group.iloc[0]
         finals = [format_spread(one[one.index.isin(group["run"], level="run")]) for one in errors.values()]
         words = [variation.text(first[name]) for name in shown]
         table.append([*words, str(of_group["seed"].nunique()), *finals, _states(of_group["status"])])
-    lines = _aligned(table, flush_left=[*range(len(shown)), len(table[0]) - 1])
-    return "\n".join(lines if settings else [*lines, nothing_varies(runs)])
+    return table
 
 
 def _ranks(runs: Frame, name: str) -> list[int]:

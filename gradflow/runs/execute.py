@@ -19,10 +19,10 @@ from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
-from gradflow.measure import Reading
 from gradflow.nets import stack
+from gradflow.reading import NET, Reading
 from gradflow.runs import checkpoint
-from gradflow.runs.record import NET, Record
+from gradflow.runs.record import Record
 from gradflow.runs.settings import Run
 from gradflow.training import memory, optimiser, platform
 from gradflow.training.loop import Training

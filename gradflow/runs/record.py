@@ -28,7 +28,6 @@ READINGS = pa.schema(
     [("step", pa.int32()), ("layer", NAME), ("position", pa.int32()), ("quantity", NAME), ("value", pa.float32())],
     metadata={"gradflow_format": str(TABLES_FORMAT)},
 )
-NET = ("", -1)  # layer and position of what is read once a step, of the whole net
 _PART = re.compile(r"part-(\d{9,})-([0-9a-f]{16})\.parquet")
 
 

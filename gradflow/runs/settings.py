@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradflow import nets, settings
+from gradflow import html_table, nets, settings
 from gradflow.data.transforms import TRANSFORMS, Centre
 from gradflow.errors import BadInput, choose, nearest
+from gradflow.settings import Setting
 from gradflow.training.optimiser import Optimiser, Schedule
 from gradflow.training.optimiser import schedule as make_schedule
 from gradflow.training.platform import Precision
@@ -111,8 +112,16 @@ class Run:
         raise AttributeError(f"this run has no setting {name!r}")
 
     def __repr__(self) -> str:
-        changed = {"net": self.net, **self._changed(), "seed": self.seed}
+        changed = {"net": self.net, **self._changed(self._known()), "seed": self.seed}
         return f"Run({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def _repr_html_(self) -> str:
+        """A row a setting that is not at its default, as a notebook shows it."""
+        known = self._known()
+        rows = [
+            (name, value, known[name].default if name in known else "") for name, value in self._changed(known).items()
+        ]
+        return html_table.table(("setting", "value", "default"), rows, f"Run of {self.net}, seed {self.seed}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,19 +138,25 @@ class Run:
         """What the compiled step depends on besides net and data: runs that share the three are compiled once."""
         return tuple(getattr(self, name) for name in own_settings() if name not in ("net", *NOT_COMPILED))
 
-    def _changed(self) -> dict[str, Any]:
-        """The settings that are not at their default, net and seed apart."""
-        legal = settings_of(self.net)
+    def _changed(self, known: Mapping[str, Setting]) -> dict[str, Any]:
+        """The settings that are not at their default, or not known; net and seed apart."""
         every = {name: value for name, value in self.settings.items() if name not in ("net", "seed")}
-        return {name: value for name, value in every.items() if value != legal[name].default}
+        return {name: value for name, value in every.items() if name not in known or value != known[name].default}
+
+    def _known(self) -> Mapping[str, Setting]:
+        """The settings of this net as its file has them now: those of every run, where it cannot be read any more."""
+        try:
+            return settings_of(self.net)
+        except BadInput:
+            return own_settings()
 
     @property
     def name(self) -> str:
         """For people: net, depth, what is not at its default, seed. Not unique; `folder_name` is."""
         net, depth = self.net.rpartition(":")[2], dict(self.net_settings).get("depth")
-        words = [net] if depth is None else [net, str(depth)]
+        words, changed = [net] if depth is None else [net, str(depth)], self._changed(settings_of(self.net))
         # Where data and net lie decides nothing, so it is no part of the name: what they are is part of the hash.
-        words += [f"{name}={value}" for name, value in self._changed().items() if name not in ("depth", "data")]
+        words += [f"{name}={value}" for name, value in changed.items() if name not in ("depth", "data")]
         legible = re.sub(r"[^\w.=+-]", "_", "-".join(words), flags=re.ASCII)
         return f"{legible[:_LONGEST_NAME]}-seed{self.seed}"
 
@@ -149,7 +164,12 @@ class Run:
         """The name and a hash of all that decides the result: settings at their default are left out, so that a later
         one changes no hash; the data are their digest, a user's own net the content of its file.
         """
-        decides = {**self._changed(), "net": nets.identity(self.net), "data": digest, "seed": self.seed}
+        decides = {
+            **self._changed(settings_of(self.net)),
+            "net": nets.identity(self.net),
+            "data": digest,
+            "seed": self.seed,
+        }
         content = json.dumps(decides, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 

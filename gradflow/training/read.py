@@ -12,8 +12,9 @@ from flax import nnx
 
 from gradflow import nets
 from gradflow.errors import BadInput
-from gradflow.measure import Reading, ReadingSpec, measure_flow, measure_weights
+from gradflow.measure import ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
+from gradflow.reading import Reading
 from gradflow.training.step import finite, gradients
 
 

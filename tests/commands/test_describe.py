@@ -66,17 +66,19 @@ def test_multiply_adds_are_half_the_operations_that_xla_counts():
 
 def rows(name, **settings):
     """The cells of each printed row but for the heading, normalisations and total; empty ones are left out."""
-    return [re.split("  +", line) for line in tabulate.of_paper(name, **settings).splitlines()[1:-2]]
+    return [re.split("  +", line) for line in str(tabulate.describe(name, **settings)).splitlines()[1:-2]]
 
 
-@pytest.mark.parametrize("table", [tabulate.of_paper, tabulate.of_layers])
-def test_the_printed_table_ends_with_the_totals(table):
-    last = table("residual", depth=20).splitlines()[-1].split()
+@pytest.mark.parametrize("layers", [False, True])
+def test_the_printed_table_ends_with_the_totals(layers):
+    last = str(tabulate.describe("residual", layers=layers, depth=20)).splitlines()[-1].split()
     assert last == ["total", "269,722", "40,551,040"]
 
 
 def test_layer_by_layer_each_has_its_position():
-    lines = [line.split() for line in tabulate.of_layers("residual", depth=8, shortcut="C").splitlines()]
+    lines = [
+        line.split() for line in str(tabulate.describe("residual", layers=True, depth=8, shortcut="C")).splitlines()
+    ]
     assert lines[:4] == [
         ["layer", "output", "parameters", "multiply-adds", "position"],
         ["stem", "32x32x16", "432", "442,368", "1"],
@@ -171,7 +173,7 @@ def test_googlenet_has_the_rows_and_columns_of_its_table_1():
         module, side, channels, *columns, parameters = line.split()
         cells = found[f"inception{module}"]
         assert cells[:9] == [f"{side}x{side}x{channels}", *columns, "2", parameters]
-    heading = tabulate.of_paper("googlenet", auxiliary=False).splitlines()[0].split()
+    heading = str(tabulate.describe("googlenet", auxiliary=False)).splitlines()[0].split()
     assert heading[3:9] == ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_projection"]
     names = [row[0].removeprefix("inception") for row in rows("googlenet", family="imagenet", auxiliary=False)]
     assert names == ["conv1", "max pool", "conv2", "max pool", "3a", "3b", "max pool", "4a", "4b", "4c", "4d", "4e",

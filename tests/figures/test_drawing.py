@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from gradflow.errors import BadInput
-from gradflow.figures import charts, plot
+from gradflow.figures import charts, plot, style
 
 HOSTILE = "a$b_{$ \x1b[3\u202e"  # no formula, an escape sequence, a bidirectional override
 THEIRS: Any = {
@@ -94,11 +96,47 @@ def test_the_users_parameters_change_nothing_and_are_not_changed(name, tmp_path)
     assert (tmp_path / "ours.svg").read_bytes() == (tmp_path / "theirs.svg").read_bytes()
 
 
-def test_a_notebook_shows_a_figure_by_itself():
-    figure: Any = FIGURES["lines"]("plain")
-    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+def shown(figure: Any, png: bytes | None = None) -> np.ndarray:
+    """What a notebook shows of a figure: red, green and blue, 0 to 1."""
+    with Image.open(io.BytesIO(figure._repr_png_() if png is None else png)) as image:
         assert image.width == pytest.approx(100 * figure.get_figwidth(), abs=1)
-        assert np.asarray(image)[..., 3].any()
+        assert image.mode == "RGB"  # nothing of the page shows through: it may be light or dark
+        return np.asarray(image) / 255
+
+
+def luminance(colour: np.ndarray) -> np.ndarray:
+    """Relative luminance by the definition of WCAG 2.2."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize(("colour", "least"), [
+    (style.GREY, 4.5),  # text, by WCAG 2.2, success criterion 1.4.3
+    *((style.shade(net, place, 3), 3.0) for net in (*style.NET_COLOURS, "mlp") for place in range(3)),  # lines, 1.4.11
+])  # fmt: skip
+def test_in_a_notebook_every_colour_stands_out_from_the_paper(colour, least):
+    figure: Any = FIGURES["lines"]("plain")
+    figure.axes[0].add_patch(Rectangle((0, 0), 1, 1, transform=figure.transFigure, color=colour, clip_on=False))
+    figure.axes[0].set(zorder=9)
+    pixels = luminance(shown(figure))
+    paper, ink = luminance(shown(FIGURES["lines"]("plain")))[2, 2], np.median(pixels)
+    assert (paper + 0.05) / (ink + 0.05) >= least
+
+
+def test_a_notebook_shows_a_figure_whatever_was_done_to_it():
+    figure: Any = FIGURES["lines"]("plain")
+    plain = shown(figure)
+    assert plain.min() < 0.5 < plain[0, 0].min() == 1
+    figure.axes[0].set_visible(False)
+    assert (shown(figure) != plain).any()
+
+
+def test_marimo_shows_a_figure_on_its_paper_though_it_has_a_way_for_all_figures(monkeypatch):
+    monkeypatch.setattr(Artist, "_mime_", lambda artist: ("image/png", b"transparent"), raising=False)  # as it does
+    figure: Any = FIGURES["lines"]("plain")
+    kind, png = figure._mime_()
+    assert kind == "image/png"
+    assert shown(figure, png)[0, 0].min() == 1
 
 
 @pytest.mark.parametrize("backend", ["module://nonexistent", "tkagg"])

@@ -16,9 +16,10 @@ import gradflow as gf
 from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.nets import stack
+from gradflow.reading import NET
 from gradflow.runs import checkpoint, sweep
 from gradflow.runs.execute import build_net, execute, load_dataset, prepare
-from gradflow.runs.record import FORMAT, NET, Record
+from gradflow.runs.record import FORMAT, Record
 from gradflow.runs.settings import own_settings, settings_of
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training

@@ -14,6 +14,8 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255
 
 def check_name(name: str) -> None:
     """Raises `BadInput` for a name that would be another folder than one in the results, or none."""
+    if not isinstance(name, str):
+        raise BadInput(f"name {name!r} is not legal: it must be text")
     legal = name.isprintable() and name not in ("", ".", "..") and not {*name} & {*"/\\"}
     if not legal or len(name.encode()) > _LONGEST_NAME:
         raise BadInput(f"name {name[:60]!r} is not legal: it names a folder in the results, without / and \\")
