@@ -15,7 +15,7 @@ FLAGS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # later ones refuse it: it is gone there
     FLAGS.append("cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
-WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses")
+WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
 # Each takes five seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test

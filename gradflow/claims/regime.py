@@ -49,3 +49,8 @@ def regime_of(decades: Sequence[float]) -> str:
     if high < -LEVEL:
         return "exploding"
     return "level" if low > -LEVEL and high < LEVEL else "undecided"
+
+
+def of_one(decades: float) -> str:
+    """What one seed's `gradient_decades` say of themselves, without an interval: `vanishing`, `exploding` or `level`."""
+    return "vanishing" if decades > LEVEL else "exploding" if decades < -LEVEL else "level"
