@@ -66,7 +66,7 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
     _check_mean(closed, examples if watched.examples is None else None)
     if not search.found:
         raise BadInput("the loss calls no module of the watched model: call the model in it, or mark values by gf.tap")
-    weights = {path for path in shapes if _is_weighted(shapes, path)}
+    weights = {_layer_of(found) for found in search.found.values() if _is_weighted(found, shapes)}
     points = _points(closed, search, weights)
     _check_patterns(watched.points, [name for point in points for name in (*point.names, point.found.key)])
     chosen = [_chosen(watched, point) for point in points]
@@ -118,9 +118,11 @@ def _layer_of(found: Found) -> str:
     return "" if found.path == ROOT else found.path
 
 
-def _is_weighted(shapes: Mapping[str, Mapping[str, tuple[int, ...]]], path: str) -> bool:
+def _is_weighted(found: Found, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> bool:
     """Whether a module has a matrix, or more, of its own: a scale or a bias does not make a net deeper."""
-    return any("/" not in name and len(shape) > 1 for name, shape in shapes[path].items())
+    stacked = sum(frame.stacked for frame in found.frames)
+    own = shapes.get(_layer_of(found), {})
+    return any("/" not in name and len(shape) - stacked > 1 for name, shape in own.items())
 
 
 def _layers(points: Sequence[Point], weights: set[str]) -> tuple[Layer, ...]:

@@ -60,7 +60,8 @@ def _counted(numbers: jax.Array) -> jax.Array:
 
 def enter(x: jax.Array, sink: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
     """`x` itself, and what `leave` wants of it; `dtype` is that of y."""
-    return _enter(x, sink, jnp.zeros(x.shape, dtype))
+    # Zeros that depend on x: under vmap they then have its axis, as what comes back through them has.
+    return _enter(x, sink, jnp.where(jnp.zeros(x.shape, bool), x, jnp.zeros_like(x)).astype(dtype))
 
 
 @jax.custom_vjp
