@@ -25,7 +25,9 @@ def plot_gradient_flow(model: Any, batch: Any, loss: Callable[..., Any], params:
     Raises `BadInput` for a model that cannot be watched, or whose gradient is zero or not finite everywhere.
     """
     table = table_of(read_once(model, batch, loss, params), name=type(getattr(model, "model", model)).__name__)
-    return gradient_curves(table, title or in_words(table), "One batch, one set of weights: no interval can be given.\n")
+    return gradient_curves(
+        table, title or in_words(table), "One batch, one set of weights: no interval can be given.\n"
+    )
 
 
 def table_of(reading: WatchedReading, name: str) -> pd.DataFrame:
@@ -43,7 +45,9 @@ def in_words(table: pd.DataFrame) -> str:
     """What one reading can say: by how much the gradient changes from output to input, and over how many layers."""
     decades = float(regime.gradient_decades(table).iloc[0])
     if not np.isfinite(decades):
-        raise BadInput("no gradient flows that could be drawn: fewer than two points have one that is positive and finite")
+        raise BadInput(
+            "no gradient flows that could be drawn: fewer than two points have one that is positive and finite"
+        )
     how = regime.of_one(decades)
     layers = int(table["position"].max())
     if how == "level":

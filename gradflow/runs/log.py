@@ -46,7 +46,9 @@ class Log:
         if step <= before:
             raise BadInput(f"step {step} comes after step {before}: log steps in order, each once")
         if not isinstance(reading, Reading):
-            raise BadInput(f"cannot log a {type(reading).__name__}: legal is a reading, as gf.value_and_grad returns it")
+            raise BadInput(
+                f"cannot log a {type(reading).__name__}: legal is a reading, as gf.value_and_grad returns it"
+            )
         if unknown := [name for name in numbers if name not in _NUMBERS]:
             raise BadInput(f"cannot log {unknown[0]!r}: beside a reading legal are {', '.join(_NUMBERS)}")
         self._write()
@@ -135,7 +137,9 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _name(settings: Mapping[str, Any]) -> str:
     """In words what is not at its default, and a hash of it all."""
     words = [str(settings["net"])]
-    words += [f"{name}={value}" for name, value in settings.items() if name not in ("net", "seed") and value is not None]
+    words += [
+        f"{name}={value}" for name, value in settings.items() if name not in ("net", "seed") and value is not None
+    ]
     legible = re.sub(r"[^\w.=+-]", "_", "-".join(words), flags=re.ASCII)[:_LONGEST_NAME]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     return f"{legible}-seed{settings['seed']}-{digest}"

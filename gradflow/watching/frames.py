@@ -68,7 +68,9 @@ class Frames(list[Frame]):
         if len(found) > 1:
             own = [frame for frame in found if getattr(frame.index, "_trace", 0) is getattr(leaf, "_trace", None)]
             if len(own) != 1:
-                raise BadInput(f"{path!r} is inside two loops of length {size}: which of them its layers are is not known")
+                raise BadInput(
+                    f"{path!r} is inside two loops of length {size}: which of them its layers are is not known"
+                )
             found = own
         for frame in found:
             frame.stacked = True

@@ -1,6 +1,7 @@
 """Where a model is read: found by tracing its loss once, without computing anything."""
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class Point:
     """One place of a model, and its names: several where it is in layers that are one scan or vmap."""
 
     found: Found
+    name: str  # without the numbers of the iterations around it
     names: tuple[str, ...]  # in the order of the iterations, outer first
     positions: tuple[int, ...]
     chosen: tuple[int, ...]  # which of the names are read
@@ -66,18 +68,21 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
     _check_mean(closed, examples if watched.examples is None else None)
     if not search.found:
         raise BadInput("the loss calls no module of the watched model: call the model in it, or mark values by gf.tap")
-    weights = {_layer_of(found) for found in search.found.values() if _is_weighted(found, shapes)}
-    points = _points(closed, search, weights)
-    _check_patterns(watched.points, [name for point in points for name in (*point.names, point.found.key)])
+    flat = {_layer_of(found) for found in search.found.values() if not _is_weighted(found, shapes)}
+    weights = {_layer_of(found) for found in search.found.values()} - flat
+    points, passed = _points(closed, search, weights)
+    _check_patterns(watched.points, [name for point in points for name in (*point.names, point.name)])
     chosen = [_chosen(watched, point) for point in points]
     _check_units(watched.residual, chosen)
     found = tuple(point for point in chosen if point.chosen)
     if not found:
         raise BadInput(f"the patterns {', '.join(watched.points or ())} leave no point to read")
+    for point in found:
+        _check_passed(point.found, passed[point.found.key])
     return Plan(found, _layers(chosen, weights), watched.examples or examples or 1)
 
 
-def _points(closed: Any, search: Search, weights: set[str]) -> list[Point]:
+def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point], dict[str, Passed]]:
     weighted = {key for key, found in search.found.items() if _layer_of(found) in weights}
 
     def stacked(key: str, level: int) -> bool:
@@ -85,22 +90,34 @@ def _points(closed: Any, search: Search, weights: set[str]) -> list[Point]:
         return level < len(scans) and scans[level].stacked
 
     passed = dependencies.passed(closed, lambda key: int(key in weighted or not weighted), stacked)
-    for key, how in passed.items():
-        _check_passed(search.found[key], how)
-    return [_point(search.found[key], how, search.entered) for key, how in passed.items()]
+    names = _names([search.found[key] for key in search.found if key in passed])
+    of = {key: names[search.found[key].call] for key in passed}
+    return [_point(search.found[key], how, of[key], search.entered) for key, how in passed.items()], passed
 
 
-def _point(found: Found, how: Passed, entered: Mapping[str, Any]) -> Point:
+def _names(found: Sequence[Found]) -> dict[str, str]:
+    """The name of each call. Of what was traced more often than it is used, the uses are counted."""
+    names: dict[str, str] = {}
+    uses: Counter[str] = Counter()
+    for one in found:
+        if one.call not in names:
+            uses[one.path] += 1
+            names[one.call] = one.path if uses[one.path] == 1 else f"{one.path}@{uses[one.path]}"
+    return names
+
+
+def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any]) -> Point:
     stacked = [frame for frame in found.frames if frame.stacked]
     steps = iter(how.steps)
-    steps = [next(steps) if frame.kind == "scan" else 0 for frame in found.frames]
+    steps = [next(steps, 0) if frame.kind == "scan" else 0 for frame in found.frames]
     moves = [step for step, frame in zip(steps, found.frames, strict=True) if frame.stacked]
     numbers = _indices([frame.size for frame in stacked])
-    names = numbered(found.call, [(tuple(frame.prefixes), frame.size) for frame in stacked])
+    names = numbered(name, [(tuple(frame.prefixes), frame.size) for frame in stacked])
     part = found.key.removeprefix(found.call)
     return Point(
         found,
-        tuple(name + part for name in names),
+        name + part,
+        tuple(one + part for one in names),
         tuple(how.position + sum(i * step for i, step in zip(at, moves, strict=True)) for at in numbers),
         (),
         how.residual and found.path != ROOT and entered.get(found.call) == (found.shape, found.dtype),
@@ -129,8 +146,10 @@ def _layers(points: Sequence[Point], weights: set[str]) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     for point in points:
         path = _layer_of(point.found)
-        if path in weights and point.found.key == point.found.call and "@" not in point.found.key:
-            found.setdefault(path, Layer(path, point.names, point.positions))
+        if path in weights and point.name.startswith(point.found.path) and "@" not in point.name:
+            part = point.found.key.removeprefix(point.found.call)
+            names = tuple(name.removesuffix(part) for name in point.names)
+            found.setdefault(path, Layer(path, names, point.positions))
     return tuple(found.values())
 
 
@@ -146,12 +165,12 @@ def matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _chosen(watched: Watched, point: Point) -> Point:
-    key, patterns = point.found.key, watched.points
+    patterns = watched.points
     all_of_them = range(len(point.names))
     if patterns is not None:
-        all_of_them = [i for i in all_of_them if matches(patterns, (point.names[i], key))]
-    unit = point.unit and (watched.residual is None or matches(watched.residual, (*point.names, key)))
-    return Point(point.found, point.names, point.positions, tuple(all_of_them), unit)
+        all_of_them = [i for i in all_of_them if matches(patterns, (point.names[i], point.name))]
+    unit = point.unit and (watched.residual is None or matches(watched.residual, (*point.names, point.name)))
+    return Point(point.found, point.name, point.names, point.positions, tuple(all_of_them), unit)
 
 
 def _check_patterns(patterns: Sequence[str] | None, names: Sequence[str]) -> None:
@@ -170,7 +189,7 @@ def _shortened(names: str) -> str:
 
 def _check_units(patterns: Sequence[str] | None, points: Sequence[Point]) -> None:
     for pattern in patterns or ():
-        named = [point for point in points if matches([pattern], (*point.names, point.found.key))]
+        named = [point for point in points if matches([pattern], (*point.names, point.name))]
         if not named:
             _check_patterns([pattern], [name for point in points for name in point.names])
         if not any(point.unit for point in named) and not pattern.startswith("!"):

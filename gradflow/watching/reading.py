@@ -146,7 +146,9 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
     for quantity, tree in given.items():
         arrays = trees.layers(tree)
         if order and all(layer.path in arrays for layer in plan.layers):
-            rows = {_joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)}
+            rows = {
+                _joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)
+            }
             found |= measure_weights(own, **{quantity: rows})
     return found
 

@@ -141,7 +141,9 @@ class Search(Tracker):
 class Reader(Tracker):
     """Reads the points that have a sink; `met` are those that were passed."""
 
-    def __init__(self, shapes: Shapes, root: bool, flow: Mapping[str, sinks.Sink], units: Mapping[str, tuple[Any, Any, int]]):
+    def __init__(
+        self, shapes: Shapes, root: bool, flow: Mapping[str, sinks.Sink], units: Mapping[str, tuple[Any, Any, int]]
+    ):
         super().__init__(shapes, root)
         self.flow, self.units = flow, units  # of a unit the sink, the dtype of its output, and the frames around it
         self.met: set[str] = set()

@@ -106,5 +106,3 @@ def tap(name: str, x: jax.Array) -> jax.Array:
         raise BadInput(f"the point {name!r} is a {type(x).__name__}: legal are arrays of floating-point numbers")
     watcher = calls.ACTIVE.get()
     return x if watcher is None else watcher.tap(name, x)
-
-

@@ -74,7 +74,9 @@ def test_stacked_and_shared_modules_in_one_scan_over_time():
             for at in range(x.shape[1]) if self.unrolled else ():
                 carry, _ = self.cell(carry, x[:, at])
             if not self.unrolled:
-                step = nnx.scan(lambda carry, cell, x: cell(carry, x)[0], in_axes=(nnx.Carry, None, 1), out_axes=nnx.Carry)
+                step = nnx.scan(
+                    lambda carry, cell, x: cell(carry, x)[0], in_axes=(nnx.Carry, None, 1), out_axes=nnx.Carry
+                )
                 carry = step(carry, self.cell, x)
             return self.head(carry)
 

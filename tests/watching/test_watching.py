@@ -1,11 +1,8 @@
 """Models that never heard of gradflow are read in a loop of their own: every number against a cut by `jax.vjp`."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
-from flax_nets import Block, Transformer, gradient_by_vjp, next_word_loss, tokens
+from flax_nets import Transformer, gradient_by_vjp, next_word_loss, tokens
 
 import gradflow as gf
 
