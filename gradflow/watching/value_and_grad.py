@@ -19,7 +19,7 @@ from gradflow.watching.watch import Watched
 
 
 def value_and_grad(
-    loss_fn: Callable[..., Any], watched: Watched, *, has_aux: bool = False, wrt: Any = nnx.Param
+    loss_fn: Callable[..., Any], watched: Any, *, has_aux: bool = False, wrt: Any = nnx.Param
 ) -> Callable[..., Any]:
     """As `jax.value_and_grad` and `nnx.value_and_grad`, and a reading of the watched model as a third result.
 
