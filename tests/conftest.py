@@ -94,6 +94,7 @@ SLOW = (
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual that pools]",
     "nets/test_own_net.py::test_it_is_swept_plotted_and_not_run_twice",
     "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
+    "test_docs.py::",
     "watching/test_sharded.py::",
     "watching/test_own_loop.py::test_a_linen_model_is_trained_recorded_and_drawn",
     "watching/test_transforms.py::test_examples_under_vmap_are_one_point",

@@ -52,5 +52,5 @@ def regime_of(decades: Sequence[float]) -> str:
 
 
 def of_one(decades: float) -> str:
-    """What one seed's `gradient_decades` say of themselves, without an interval: `vanishing`, `exploding` or `level`."""
+    """What the `gradient_decades` of one seed say, without an interval: `vanishing`, `exploding` or `level`."""
     return "vanishing" if decades > LEVEL else "exploding" if decades < -LEVEL else "level"

@@ -20,7 +20,8 @@ def plot_gradient_flow(model: Any, batch: Any, loss: Callable[..., Any], params:
 
     `model` is a `flax.nnx.Module`, a `flax.linen.Module` with its `params`, or `gf.watch(...)` of one;
     `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean over the examples of the batch. The title
-    says in words what this one reading shows. `figure.savefig("flow.png")` or `gf.plot.save` write it, a notebook shows it.
+    says in words what this one reading shows. `figure.savefig("flow.png")` or `gf.plot.save` write it; a notebook shows
+    it.
 
     Raises `BadInput` for a model that cannot be watched, or whose gradient is zero or not finite everywhere.
     """
@@ -49,7 +50,7 @@ def in_words(table: pd.DataFrame) -> str:
             "no gradient flows that could be drawn: fewer than two points have one that is positive and finite"
         )
     how = regime.of_one(decades)
-    layers = int(table["position"].max())
+    layers = round(float(np.max(table["position"])))
     if how == "level":
         return f"Level: over {layers} layers the gradient changes by ×{10 ** abs(decades):.2g} on its way to the input"
     word, verb = ("Vanishing", "falls") if how == "vanishing" else ("Exploding", "grows")

@@ -33,6 +33,7 @@ class Watcher(Protocol):
 
     def tap(self, name: str, x: jax.Array) -> jax.Array:
         """A value that a function marked."""
+        ...
 
 
 ACTIVE: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("gradflow_watcher", default=None)

@@ -88,10 +88,10 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
     """Records the readings of a loop of your own: `with gf.record("results/mine", settings={"depth": 8}) as log:`, in
     it `log(step, reading)`.
 
-    A results folder holds any number of runs, one for each `settings`: plain values by name, shown by figures and tables
-    where they vary; `net`, `depth`, `normalisation` and `seed` are those that statistics go by. The same settings again
-    go on with the same run: steps that are recorded stay. At the end all runs of the folder are published, so that
-    `gf.load`, `gradflow plot` and `gradflow diagnose` work on it.
+    A results folder holds any number of runs, one for each `settings`: plain values by name, which figures and tables
+    show where they vary; `net`, `depth`, `normalisation` and `seed` are those that statistics go by. The same settings
+    again go on with the same run: steps that are recorded stay. At the end all runs of the folder are published, so
+    that `gf.load`, `gradflow plot` and `gradflow diagnose` work on it.
 
     Raises `BadInput` for settings that are not plain, and where another process records the same run.
     """

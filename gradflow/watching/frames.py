@@ -129,10 +129,10 @@ def _frames() -> Frames | None:
 def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def scan(f, init, xs=None, length=None, *arguments, **keywords):
-        frames, leaves = _frames(), jax.tree.leaves(xs)
-        if frames is None or (length is None and not (leaves and hasattr(leaves[0], "shape") and leaves[0].shape)):
+        frames, lengths = _frames(), [*map(len, jax.tree.leaves(xs))]
+        if frames is None or not (lengths or length):
             return original(f, init, xs, length, *arguments, **keywords)
-        size = leaves[0].shape[0] if leaves else length
+        size: Any = lengths[0] if lengths else length
         before: list[Counter[str]] = []
 
         def body(carry, indexed):

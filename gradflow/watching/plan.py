@@ -236,8 +236,8 @@ def _check_passed(found: Found, how: Passed) -> None:
         raise BadInput(f"the point {found.key!r} is inside a {how.inside}, which no reading comes out of: {advice}")
     if how.times > 1:
         raise BadInput(
-            f"the point {found.key!r} is inside a function that JAX traced once and calls {how.times} times, so its uses "
-            f"cannot be told apart: take the inner jit or checkpoint off, or {advice}"
+            f"the point {found.key!r} is inside a function that JAX traced once and calls {how.times} times: its uses "
+            f"cannot be told apart; take the inner jit or checkpoint off, or {advice}"
         )
     if len(how.steps) != scans or how.axes - len(found.shape) > len(found.frames) - scans:
         raise BadInput(

@@ -1,7 +1,7 @@
 """What is told by the gradients of sinks: numbers that the backward pass brings out of any transform.
 
-A sink of a point holds two things. `flow` is that of `hooks.tap`: its gradient is the norm of the point's. The gradient
-of `told` is what the forward pass has seen there, and a last entry that counts: it is 1 where the point was passed once.
+A sink of a point holds two things. `flow` is that of `hooks.tap`: its gradient is the norm of the point's. The
+gradient of `told` is what the forward pass has seen there, and a last entry that is 1 where the point was passed once.
 A sink of a residual unit brings the norms of the gradient's two parts and their cosine. No array of the size of an
 activation is kept for any of it.
 """
@@ -54,8 +54,8 @@ def _counted(numbers: jax.Array) -> jax.Array:
     return jnp.concatenate([numbers, jnp.ones(1, numbers.dtype)])
 
 
-# A unit y = x + F(x): the gradient at y goes back to x unchanged through the identity, and the rest came through F. What
-# arrives at y is kept until the gradient at x is there, as the sum in the backward pass does anyway.
+# A unit y = x + F(x): the gradient at y goes back to x unchanged through the identity, and the rest came through F.
+# What arrives at y is kept until the gradient at x is there, as the sum in the backward pass does anyway.
 
 
 def enter(x: jax.Array, sink: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:

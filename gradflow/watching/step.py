@@ -52,10 +52,10 @@ def recorded_step(
 ) -> RecordedStep:
     """A compiled training step that reads: `step = gf.recorded_step(model, optax.adam(1e-3), loss)`, `step(batch)`.
 
-    `model` is an `nnx.Module`, which is updated in place, a Linen module with its `params` (`step.params` are those after
-    the last step), or `gf.watch(...)` of one. `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean
-    over the examples of a batch. `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what cannot be
-    watched.
+    `model` is an `nnx.Module`, which is updated in place, a Linen module with its `params` (`step.params` are those
+    after the last step), or `gf.watch(...)` of one. `loss(model, batch)`, of a Linen module `loss(params, batch)`, is
+    the mean over the examples of a batch. `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what
+    cannot be watched.
     """
     return RecordedStep(as_watched(model), optimiser, loss, params)
 
@@ -89,7 +89,8 @@ def as_watched(model: Any) -> Watched:
 
 def _split(watched: Watched, params: Any) -> tuple[Any, Any, Any]:
     if not watched.is_linen:
-        return nnx.split(watched.model, nnx.Param, ...)
+        graph, own, rest = nnx.split(watched.model, nnx.Param, ...)
+        return graph, own, rest
     if params is None:
         raise BadInput("a Linen module has no parameters in it: give them as params=model.init(...)")
     return None, params, ()

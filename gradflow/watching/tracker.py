@@ -105,7 +105,7 @@ class Tracker:
         """The output, each of whose values is a point."""
         if is_value(output):
             return self.visit(this.key, this.path or ROOT, this.key, output)
-        leaves, tree = jax.tree_util.tree_flatten_with_path(output, is_leaf=lambda x: hasattr(x, "__call__"))
+        leaves, tree = jax.tree_util.tree_flatten_with_path(output, is_leaf=callable)
         several = sum(is_value(leaf) for _, leaf in leaves) > 1
         found = []
         for at, leaf in leaves:

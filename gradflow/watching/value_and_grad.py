@@ -25,10 +25,10 @@ def value_and_grad(
 
     `gf.value_and_grad(loss, watched)(params, batch)` returns `(loss, gradients, reading)`, with `has_aux`
     `((loss, aux), gradients, reading)`. The first argument is what the loss is differentiated by: a tree of parameters,
-    from which `loss` makes the model (`nnx.merge`, `model.apply`), or the `nnx.Module` itself, whose `wrt` variables are
-    and whose other ones (running statistics, counts of random numbers) are updated in place. It works inside `jax.jit`
-    and `nnx.jit`, and the reading is a pytree. `read=False` reads nothing and costs nothing; an array there decides it
-    at each step.
+    from which `loss` makes the model (`nnx.merge`, `model.apply`), or the `nnx.Module` itself, whose `wrt` variables
+    are and whose other ones (running statistics, counts of random numbers) are updated in place. It works inside
+    `jax.jit` and `nnx.jit`, and the reading is a pytree. `read=False` reads nothing and costs nothing; an array there
+    decides it at each step.
 
     The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`: see `watch`.
 

@@ -38,7 +38,7 @@ class Watched:
         return not self.is_linen and calls.is_point(self.model)
 
     def shapes(self, params: Any) -> dict[str, dict[str, tuple[int, ...]]]:
-        """The shapes of the parameters of each module and what is in it, by paths; of the model, or else in `params`."""
+        """The shapes of the parameters of each module and of what is in it, by paths: of the model, or in `params`."""
         leaves = trees.leaves(params) if self.is_linen else calls.parameters(self.model)
         found: dict[str, dict[str, tuple[int, ...]]] = {}
         for path, leaf in leaves.items():

@@ -18,7 +18,9 @@ over = len(jax.devices())
 
 def shard(leaf):
     axes = [axis for axis, size in enumerate(leaf.shape) if size % over == 0]
-    spec = PartitionSpec(*["all" if axis == axes[-1] else None for axis in range(leaf.ndim)]) if axes else PartitionSpec()
+    spec = (
+        PartitionSpec(*["all" if axis == axes[-1] else None for axis in range(leaf.ndim)]) if axes else PartitionSpec()
+    )
     return jax.device_put(leaf, NamedSharding(mesh, spec))
 
 
@@ -34,7 +36,7 @@ def loss(params, batch):
 
 @jax.jit
 def step(params, moments, batch):
-    value, gradients, reading = gf.value_and_grad(loss, watched)(params, batch)
+    _, gradients, reading = gf.value_and_grad(loss, watched)(params, batch)
     updates, moments = optimiser.update(gradients, moments)
     return optax.apply_updates(params, updates), moments, reading
 

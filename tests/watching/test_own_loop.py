@@ -1,5 +1,7 @@
 """From a loop of one's own to tables and figures: NNX and Linen models, trained with optax, recorded and drawn."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def recorded(tmp_path_factory):
 
 
 def test_a_recorded_loop_is_a_table_like_ours(recorded):
-    frame = gf.load(recorded)
+    frame: Any = gf.load(recorded)
     assert set(frame["seed"]) == {0, 1}
     assert set(frame["status"]) == {"done"}
     assert set(frame["step"]) == {1, 2, 3}
@@ -81,12 +83,17 @@ def test_the_same_settings_go_on_and_others_are_another_run(tmp_path):
         assert log.last_step == 2
         for number in (2, 3, 4):
             log(number, readings[0 if number == 2 else number - 1], train_error=0.5)
-    with pytest.raises(RuntimeError), gf.record(tmp_path / "mine", settings={"depth": 3}) as log:
-        log(1, readings[0])
-        raise RuntimeError("the loop of the user's own fails")
+
+    def fails():
+        with gf.record(tmp_path / "mine", settings={"depth": 3}) as log:
+            log(1, readings[0])
+            raise RuntimeError("the loop of the user's own fails")
+
+    with pytest.raises(RuntimeError):
+        fails()
     with gf.record(tmp_path / "mine", settings={"depth": 4}) as log:
         log(1, readings[1])
-    frame = gf.load(tmp_path / "mine")
+    frame: Any = gf.load(tmp_path / "mine")
     losses = frame[(frame["quantity"] == "loss") & (frame["depth"] == 2)].sort_values("step")
     np.testing.assert_allclose(losses["value"], [reading.loss for reading in readings], rtol=1e-6)
     assert frame.groupby("depth")["status"].first().to_dict() == {2: "done", 3: "failed", 4: "done"}
@@ -100,7 +107,7 @@ def test_a_run_that_diverges_is_told_so_and_unread_steps_leave_no_rows(tmp_path)
         log(1, step(batches(1)[0], read=False))
         log(2, step(batches(1)[0]))
         log(3, step(batches(1)[0] * jnp.nan))
-    frame = gf.load(tmp_path)
+    frame: Any = gf.load(tmp_path)
     assert set(frame["status"]) == {"diverged"}
     assert set(frame[frame["quantity"] == "loss"]["step"]) == {1, 2, 3}
     assert set(frame[frame["quantity"] == "update_norm"]["step"]) == {2}

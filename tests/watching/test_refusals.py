@@ -21,15 +21,31 @@ def twice_one_name(model, x):
 
 
 REFUSED = {
-    "a pattern that matches nothing": ({"points": ["wide", "narow"]}, mean_loss, "no point is called 'narow': did you mean 'narrow'"),
+    "a pattern that matches nothing": (
+        {"points": ["wide", "narow"]},
+        mean_loss,
+        "no point is called 'narow': did you mean 'narrow'",
+    ),
     "patterns that leave nothing": ({"points": ["!*"]}, mean_loss, "leave no point to read"),
     "a residual that is none": ({"residual": ["wide"]}, mean_loss, "'wide' has no identity path"),
     "a residual that is not there": ({"residual": ["bloks"]}, mean_loss, "no point is called 'bloks'"),
     "two points of one name": ({}, twice_one_name, "two points are called 'wide'"),
     "a loss that is an array": ({}, lambda model, x: model(x), r"the loss is an array \(4, 8\)"),
-    "a sum": ({}, lambda model, x: jnp.sum((model(x) - 1) ** 2), "the loss is a sum over 4 examples: readings would be 4 times"),
-    "a model that is not called": ({}, lambda model, x: jnp.mean(model.wide.kernel[...]), "calls no module of the watched model"),
-    "what does not fit": ({}, lambda model, x: mean_loss(model, x[:, :3]), "the model cannot be traced with this batch: "),
+    "a sum": (
+        {},
+        lambda model, x: jnp.sum((model(x) - 1) ** 2),
+        "the loss is a sum over 4 examples: readings would be 4 times",
+    ),
+    "a model that is not called": (
+        {},
+        lambda model, x: jnp.mean(model.wide.kernel[...]),
+        "calls no module of the watched model",
+    ),
+    "what does not fit": (
+        {},
+        lambda model, x: mean_loss(model, x[:, :3]),
+        "the model cannot be traced with this batch: ",
+    ),
     "no aux": ({"has_aux": True}, mean_loss, r"with has_aux=True it is \(loss, aux\)"),
 }
 
@@ -42,7 +58,9 @@ def test_bad_input_is_one_line(what):
     with pytest.raises(BadInput, match=said) as refused:
         gf.value_and_grad(loss, gf.watch(model, **how), **aux)(model, X)
     assert "\n" not in str(refused.value)
-    assert len(gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2].spec.activations) == 2, "nothing is left wrapped"
+    assert len(gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2].spec.activations) == 2, (
+        "nothing is left wrapped"
+    )
 
 
 def test_a_sum_is_read_where_that_is_meant():
@@ -80,7 +98,9 @@ def test_a_tap_is_a_point_wherever_it_stands_and_the_identity_elsewhere():
     reading = gf.value_and_grad(loss, gf.watch(model, points="inner"))(model, X)[2]
     y = jnp.tanh(model(X))
     assert reading.spec.activations == ("inner",)
-    assert reading.values["activation_gradient_norm"]["inner"] == pytest.approx(float(2 * jnp.linalg.norm(2 * y / 32)), rel=1e-5)
+    assert reading.values["activation_gradient_norm"]["inner"] == pytest.approx(
+        float(2 * jnp.linalg.norm(2 * y / 32)), rel=1e-5
+    )
     assert reading.spec.position["inner"] == 2
 
 

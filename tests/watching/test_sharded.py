@@ -10,6 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
+
 def start(devices, **environment):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])

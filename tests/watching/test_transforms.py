@@ -1,5 +1,7 @@
 """A watched model reads the same numbers under every transform that its user may have around it, or is refused."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,7 @@ def test_examples_under_vmap_are_one_point(looped):
 def test_stacked_and_shared_modules_in_one_scan_over_time():
     class Net(nnx.Module):
         def __init__(self, rngs):
+            self.unrolled = True
             self.cell, self.head = nnx.GRUCell(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
 
         def __call__(self, x):
@@ -82,7 +85,6 @@ def test_stacked_and_shared_modules_in_one_scan_over_time():
 
     model, x = Net(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (5, 6, 3))
     loss = lambda model, x: jnp.mean(model(x) ** 2)  # noqa: E731
-    model.unrolled = True
     apart = read(model, x, loss).values["activation_gradient_norm"]
     model.unrolled = False
     whole = read(model, x, loss, points=["cell/*", "head"]).values["activation_gradient_norm"]
@@ -113,7 +115,7 @@ def test_an_ensemble_under_vmap_has_a_number_a_member():
         slope = 1 - jnp.tanh(member(x)) ** 2
         norm = 2 * jnp.linalg.norm(slope / (3 * slope.size))
         assert reading.values["activation_gradient_norm"][f"members/{i}"] == pytest.approx(float(norm), rel=1e-5)
-        weights = jnp.sqrt(jnp.sum(member.kernel[...] ** 2) + jnp.sum(member.bias[...] ** 2))
+        weights = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(nnx.state(member))))
         assert reading.values["weight_norm"][f"members/{i}"] == pytest.approx(float(weights), rel=1e-5)
 
 
@@ -201,7 +203,8 @@ def test_what_is_not_read_costs_nothing_and_reads_nan():
         "plain": lambda params: plain(params, x),
     }
     compiled = {name: jax.jit(step).lower(params).compile() for name, step in steps.items()}
-    cost = {name: one.cost_analysis()["flops"] for name, one in compiled.items()}
+    analyses: dict[str, Any] = {name: one.cost_analysis() for name, one in compiled.items()}
+    cost = {name: one["flops"] for name, one in analyses.items()}
     assert cost["plain"] <= cost["not read"] <= cost["plain"] + 8 < cost["read"]  # whether the loss is finite is asked
     off, on = compiled["not read"](params)[2], compiled["read"](params)[2]
     assert jax.tree.structure(off) == jax.tree.structure(on)
@@ -220,7 +223,7 @@ def test_residual_paths_are_those_of_the_two_paths_apart():
         def __call__(self, x):
             return self.mlp(jnp.tanh(x)) + x
 
-    stack = nnx.Sequential(Unit(nnx.Rngs(0)), jnp.tanh, Unit(nnx.Rngs(1)))
+    stack: Any = nnx.Sequential(Unit(nnx.Rngs(0)), jnp.tanh, Unit(nnx.Rngs(1)))
     x = jax.random.normal(jax.random.key(0), (4, 8))
     values = read(stack, x, square_loss).values
     assert list(values["identity_gradient_norm"]) == ["layers/0", "layers/2"]
@@ -238,6 +241,56 @@ def test_residual_paths_are_those_of_the_two_paths_apart():
     assert list(only["path_cosine"]) == ["layers/2"]
     with pytest.raises(BadInput, match="'layers/0/mlp' has no identity path"):
         read(stack, x, square_loss, residual=["layers/0/mlp"])
+
+
+class Unit(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(8, 8, rngs=rngs)
+
+    def __call__(self, x):
+        return x + jnp.tanh(self.dense(x))
+
+
+class Recomputed(Unit):
+    __call__ = nnx.remat(Unit.__call__)
+
+
+class Compiled(Unit):
+    __call__ = nnx.jit(Unit.__call__)
+
+
+class Skipped(Unit):
+    def __call__(self, x):
+        return nnx.cond(x.sum() > 1e9, lambda dense, x: dense(x), lambda dense, x: x, self.dense, x)
+
+
+def of_units(kind):
+    model = nnx.Sequential(kind(nnx.Rngs(0)), kind(nnx.Rngs(1)))
+    return [read(model, jnp.ones((2, 8)) / 8, square_loss) for _ in range(2)]  # what JAX kept of the first is not used
+
+
+@pytest.mark.parametrize("kind", [Recomputed, Compiled])
+def test_calls_that_are_transformed_where_they_are_written(kind):
+    expected = of_units(Unit)[0]
+    for reading in of_units(kind):
+        assert_same(reading, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_that_is_not_taken_reads_nan_and_what_is_around_it_a_number():
+    values = of_units(Skipped)[0].values["activation_gradient_norm"]
+    assert np.isnan(values["layers/0/dense"])
+    assert values["layers/0"] > 0
+
+
+def test_no_second_copy_of_the_activations_is_kept():
+    model = nnx.Sequential(*[Unit(nnx.Rngs(i)) for i in range(12)])
+    graph, params = nnx.split(model)
+    x = jnp.ones((4096, 8))
+    loss = lambda params, x: square_loss(nnx.merge(graph, params, copy=True), x)  # noqa: E731
+    steps = [jax.value_and_grad(loss), gf.value_and_grad(loss, gf.watch(model))]
+    analyses: list[Any] = [jax.jit(step).lower(params, x).compile().memory_analysis() for step in steps]
+    plain, read = (one.temp_size_in_bytes for one in analyses)
+    assert read - plain < 6 * x.nbytes  # a copy would be 24 of them
 
 
 INSIDE = {
