@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gradflow.claims import regime
+from gradflow.claims.statistics import spine
 from gradflow.errors import BadInput
 from gradflow.figures.plot import gradient_curves
 from gradflow.runs.log import DEFAULTS
@@ -44,6 +45,8 @@ def table_of(reading: WatchedReading, name: str) -> pd.DataFrame:
 
 def in_words(table: pd.DataFrame) -> str:
     """What one reading can say: by how much the gradient changes from output to input, and over how many layers."""
+    if spine(table, 1)["position"].nunique() < 2:
+        return "All points are at one layer: there is no depth to follow the gradient along"
     decades = float(regime.gradient_decades(table).iloc[0])
     if not np.isfinite(decades):
         raise BadInput(

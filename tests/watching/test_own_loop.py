@@ -174,6 +174,8 @@ def test_one_call_draws_one_figure(tmp_path):
     assert "falls by" in words[0.05]
     assert "Level" in words[0.35]
     assert "no interval" in words[0.35]
+    flat = gf.plot_gradient_flow(nnx.Linear(8, 8, rngs=nnx.Rngs(0)), batches(1)[0], square_loss)
+    assert "no depth" in " ".join(text.get_text() for text in flat.texts)
     figure.savefig(tmp_path / "flow.png")
     gf.plot.save(figure, tmp_path / "flow.svg")
     assert (tmp_path / "flow.png").stat().st_size > 5000

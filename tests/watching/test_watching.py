@@ -12,7 +12,7 @@ POINTS += ["blocks/1/norm2", "norm", "head"]
 
 
 def read(model, batch, loss=next_word_loss, **how):
-    return gf.value_and_grad(loss, gf.watch(model, **how))(model, batch)[2]
+    return nnx.jit(gf.value_and_grad(loss, gf.watch(model, **how)))(model, batch)[2]
 
 
 @pytest.fixture(scope="module")
