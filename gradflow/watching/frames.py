@@ -37,6 +37,7 @@ class Frames(list[Frame]):
     def __init__(self):
         super().__init__()
         self.uses: Counter[str] = Counter()
+        self.axes: dict[str, int | None] = {}  # of a stacked module's parameters, that of its layers; None if not known
 
     @contextlib.contextmanager
     def entered(self, frame: Frame, before: list[Counter[str]]) -> Iterator[None]:
@@ -56,12 +57,15 @@ class Frames(list[Frame]):
 
         Raises `BadInput` where two frames are of that length and nothing tells which it is.
         """
-        for name, leaf in inner.items():
-            if name not in outer:
-                continue
-            for size in (Counter(outer[name]) - Counter(leaf.shape)).elements():
-                self._stacked_by(size, path, leaf)
-            return  # one parameter of a module tells of all
+        known = [(outer[name], leaf) for name, leaf in inner.items() if name in outer]
+        if not known:
+            return
+        shape, leaf = known[0]  # one parameter of a module tells of all
+        more = Counter(shape) - Counter(leaf.shape)
+        for size in more.elements():
+            self._stacked_by(size, path, leaf)
+        if more.total():
+            self.axes[path] = _axis([(shape, tuple(leaf.shape)) for shape, leaf in known], more.total())
 
     def _stacked_by(self, size: int, path: str, leaf: Any) -> None:
         found = [frame for frame in self if frame.size == size]
@@ -76,6 +80,17 @@ class Frames(list[Frame]):
             frame.stacked = True
             if not any(_is_below(path, prefix) for prefix in frame.prefixes):
                 frame.prefixes.append(path)
+
+
+def _axis(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]], more: int) -> int | None:
+    """The axis that all outer shapes have more than the inner ones, counted from the front or, below 0, from the end;
+    of several more the first, if all are in front.
+    """
+    if more > 1:
+        return 0 if all(outer[more:] == inner for outer, inner in shapes) else None
+    places = [{k for k in range(len(outer)) if outer[:k] + outer[k + 1 :] == inner} for outer, inner in shapes]
+    from_end = [{k - len(outer) for k in at} for at, (outer, _) in zip(places, shapes, strict=True)]
+    return min(set.intersection(*places) or set.intersection(*from_end), default=None)
 
 
 def _is_below(path: str, prefix: str) -> bool:

@@ -46,6 +46,7 @@ class Layer:
     path: str
     names: tuple[str, ...]
     positions: tuple[int, ...]
+    axis: int | None  # of the layers that are stacked in its arrays; None where that is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
         raise BadInput(f"the patterns {', '.join(watched.points or ())} leave no point to read")
     for point in found:
         _check_passed(point.found, passed[point.found.key])
-    return Plan(found, _layers(chosen, weights), watched.examples or examples or 1)
+    return Plan(found, _layers(chosen, weights, search.frames.axes), watched.examples or examples or 1)
 
 
 def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point], dict[str, Passed]]:
@@ -142,14 +143,14 @@ def _is_weighted(found: Found, shapes: Mapping[str, Mapping[str, tuple[int, ...]
     return any("/" not in name and len(shape) - stacked > 1 for name, shape in own.items())
 
 
-def _layers(points: Sequence[Point], weights: set[str]) -> tuple[Layer, ...]:
+def _layers(points: Sequence[Point], weights: set[str], axes: Mapping[str, int | None]) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     for point in points:
         path = _layer_of(point.found)
         if path in weights and point.name.startswith(point.found.path) and "@" not in point.name:
             part = point.found.key.removeprefix(point.found.call)
             names = tuple(name.removesuffix(part) for name in point.names)
-            found.setdefault(path, Layer(path, names, point.positions))
+            found.setdefault(path, Layer(path, names, point.positions, axes.get(path, 0)))
     return tuple(found.values())
 
 

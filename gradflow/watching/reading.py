@@ -154,8 +154,10 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
 
 
 def _rows(arrays: Mapping[str, jax.Array], layer: Layer) -> dict[str, jax.Array]:
-    """The arrays of a layer; of stacked ones with one leading axis for all of them."""
+    """The arrays of a layer; of stacked ones with one leading axis for all of them, nan where it is not known."""
     count = len(layer.names)
     if count == 1:
         return dict(arrays)
-    return {key: leaf.reshape(count, -1) for key, leaf in arrays.items()}
+    if layer.axis is None:
+        return {key: jnp.full((count, 1), jnp.nan, leaf.dtype) for key, leaf in arrays.items()}
+    return {key: jnp.moveaxis(leaf, layer.axis, 0).reshape(count, -1) for key, leaf in arrays.items()}

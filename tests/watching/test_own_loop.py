@@ -282,6 +282,31 @@ def test_linen_layers_under_scan_and_remat_read_as_in_a_loop(linen_reading):
             assert reading.spec.position[scanned] == expected.spec.position[name]
 
 
+class LinenUnit(linen.Module):
+    @linen.compact
+    def __call__(self, x, _):
+        return x + jnp.tanh(linen.Dense(8, name="dense", bias_init=linen.initializers.normal(1.0))(x)), None
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_stacked_weights_are_told_apart_along_whatever_axis_they_lie(axis):
+    def scanned(axis):
+        axes, rngs = {"params": axis}, {"params": True}
+        return linen.scan(LinenUnit, variable_axes=axes, split_rngs=rngs, length=3)()
+
+    x = batches(1)[0]
+    params = scanned(0).init(jax.random.key(0), x, None)
+    moved = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), params)
+    model = scanned(axis)
+    grads = gf.value_and_grad(lambda params, x: jnp.mean(model.apply(params, x, None)[0] ** 2), gf.watch(model))
+    values = jax.jit(grads)(moved, x)[2].values
+    dense = params["params"]["dense"]
+    for i in range(3):
+        norm = jnp.sqrt(jnp.sum(dense["kernel"][i] ** 2) + jnp.sum(dense["bias"][i] ** 2))
+        (name,) = [name for name in values["weight_norm"] if f"{i}" in name]
+        assert values["weight_norm"][name] == pytest.approx(float(norm), rel=1e-5)
+
+
 def test_a_linen_model_is_trained_recorded_and_drawn(tmp_path, linen_reading):
     model, params = LinenTransformer(), linen_reading[0]
     watched = gf.watch(model, points=["block*", "embed", "head", "!*/attention/*"])

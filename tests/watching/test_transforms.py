@@ -276,6 +276,28 @@ def test_calls_that_are_transformed_where_they_are_written(kind):
         assert_same(reading, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_as_many_examples_under_vmap_as_layers_under_scan():
+    """Both loops have one length: the parameters tell which is which."""
+    units = [Unit(nnx.Rngs(i)) for i in range(3)]
+
+    class Scanned(nnx.Module):
+        def __init__(self, rngs):
+            self.units = nnx.vmap(lambda rngs: Unit(rngs), in_axes=0, out_axes=0)(rngs.split(3))
+
+        def __call__(self, x):
+            return nnx.scan(lambda unit, x: unit(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.units, x)
+
+    model, x = Scanned(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (3, 8))
+    nnx.update(model.units, jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, units)))
+    expected = read(nnx.Sequential(*units), x, square_loss).values
+    graph, params = nnx.split(model)
+    loss = lambda params, x: square_loss(jax.vmap(lambda row: nnx.merge(graph, params, copy=True)(row)), x)  # noqa: E731
+    ours = jax.jit(gf.value_and_grad(loss, gf.watch(model)))(params, x)[2].values
+    for quantity in ("activation_gradient_norm", "gradient_norm", "path_cosine", "activation_std"):
+        for name, value in expected[quantity].items():
+            assert ours[quantity][name.replace("layers/", "units/")] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
 def test_a_branch_that_is_not_taken_reads_nan_and_what_is_around_it_a_number():
     values = of_units(Skipped)[0].values["activation_gradient_norm"]
     assert np.isnan(values["layers/0/dense"])
