@@ -291,7 +291,8 @@ class LinenUnit(linen.Module):
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_stacked_weights_are_told_apart_along_whatever_axis_they_lie(axis):
     def scanned(axis):
-        axes, rngs = {"params": axis}, {"params": True}
+        axes: Any = {"params": axis}
+        rngs: Any = {"params": True}
         return linen.scan(LinenUnit, variable_axes=axes, split_rngs=rngs, length=3)()
 
     x = batches(1)[0]
@@ -300,7 +301,7 @@ def test_stacked_weights_are_told_apart_along_whatever_axis_they_lie(axis):
     model = scanned(axis)
     grads = gf.value_and_grad(lambda params, x: jnp.mean(model.apply(params, x, None)[0] ** 2), gf.watch(model))
     values = jax.jit(grads)(moved, x)[2].values
-    dense = params["params"]["dense"]
+    dense: Any = params["params"]["dense"]
     for i in range(3):
         norm = jnp.sqrt(jnp.sum(dense["kernel"][i] ** 2) + jnp.sum(dense["bias"][i] ** 2))
         (name,) = [name for name in values["weight_norm"] if f"{i}" in name]

@@ -243,6 +243,34 @@ def test_residual_paths_are_those_of_the_two_paths_apart():
         read(stack, x, square_loss, residual=["layers/0/mlp"])
 
 
+SUMS = {
+    "as it is": (lambda x, y: y + x, True),
+    "inside a jit": (lambda x, y: jax.jit(jnp.add)(x, y), True),
+    "in another dtype": (lambda x, y: (x.astype(jnp.bfloat16) + y.astype(jnp.bfloat16)).astype(x.dtype), True),
+    "a ReLU after it": (lambda x, y: jax.nn.relu(x + y), False),
+    "scaled": (lambda x, y: 0.5 * x + y, False),
+    "twice": (lambda x, y: x + y + x, False),
+    "subtracted": (lambda x, y: y - x, False),
+    "in part": (lambda x, y: jnp.where(x > 0, x, 0) + y, False),
+    "not at all": (lambda x, y: y, False),
+}
+
+
+@pytest.mark.parametrize("how", SUMS)
+def test_only_what_comes_back_as_it_is_is_an_identity_path(how):
+    add, found = SUMS[how]
+
+    class Sum(nnx.Module):
+        def __init__(self, rngs):
+            self.dense = nnx.Linear(8, 8, rngs=rngs)
+
+        def __call__(self, x):
+            return add(x, self.dense(x))
+
+    reading = read(nnx.Sequential(Sum(nnx.Rngs(0)), jnp.tanh), jnp.ones((2, 8)), square_loss)
+    assert list(reading.values.get("identity_gradient_norm", {})) == ["layers/0"] * found
+
+
 class Unit(nnx.Module):
     def __init__(self, rngs):
         self.dense = nnx.Linear(8, 8, rngs=rngs)
