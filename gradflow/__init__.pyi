@@ -39,6 +39,7 @@ from .errors import BadInput as BadInput
 from .errors import RunsFailed as RunsFailed
 from .figures import charts as charts
 from .figures import plot as plot
+from .figures.flow import plot_gradient_flow as plot_gradient_flow
 from .figures.text import format_ratio as format_ratio
 from .measure import QUANTITIES as QUANTITIES
 from .nets import count_parameters as count_parameters
@@ -52,6 +53,11 @@ from .runs.execute import train_seeds as train_seeds
 from .runs.execute import trained as trained
 from .runs.grid import grid as grid
 from .runs.grid import variants as variants
+from .runs.log import record as record
 from .runs.settings import Run as Run
 from .runs.table import load as load
 from .training.read import read as read
+from .watching.step import recorded_step as recorded_step
+from .watching.value_and_grad import value_and_grad as value_and_grad
+from .watching.watch import tap as tap
+from .watching.watch import watch as watch

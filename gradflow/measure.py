@@ -89,11 +89,33 @@ def spine(points: Iterable[str]) -> list[str]:
     """Returns those of a net's points that are its units or, where it has none, the layers of its main path.
 
     What is inside a module that is a point itself (`inception3a/1x1`) is not, nor what leads to an auxiliary answer.
+    But where a net has so few modules (`encoder`, `head`) that they are no path, what is inside them is.
     """
     points = dict.fromkeys(points)
     units = [name for name in points if re.fullmatch(r"block\d+", name)]
-    main = [name for name in points if name.rpartition("/")[0] not in points and not name.startswith("auxiliary")]
-    return units or main
+    return units or _main(points)
+
+
+_FEWEST = 4  # points of a main path, below which its modules are opened
+
+
+def _main(points: Iterable[str]) -> list[str]:
+    """The points that are in no other, or the parts of those; a numbered one is a layer and is not opened."""
+    points, opened = list(points), set[str]()
+    while True:
+        inside = [name for name in points if name not in opened and not _above(name) & ({*points} - opened)]
+        main = [name for name in inside if not name.startswith("auxiliary")]
+        whole = [name for name in main if any(name in _above(other) for other in points)]
+        parts = {name for name in whole if len(main) < 2 or not name[-1].isdigit()}
+        if len(main) >= _FEWEST or not parts:
+            return main
+        opened |= parts
+
+
+def _above(name: str) -> set[str]:
+    """The names of what a point may be in: those that its own begins with."""
+    parts = name.split("/")
+    return {"/".join(parts[:cut]) for cut in range(1, len(parts))}
 
 
 def measure_flow(

@@ -21,7 +21,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
 OWN_CACHE = "GRADFLOW_CACHE_DIR" not in os.environ
 if OWN_CACHE:
     os.environ["GRADFLOW_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradflow-tests-")
-WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses")
+WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
 # Each takes five seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
@@ -105,6 +105,10 @@ SLOW = (
     "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
     "experiments/test_overhead.py::test_the_first_readings_of_the_pytorch_twin_are_those_of_our_nets",
     "commands/test_bad_input.py::test_a_broken_record_is_one_line_with_the_way_out[status.json]",
+    "test_docs.py::",
+    "watching/test_sharded.py::",
+    "watching/test_own_loop.py::test_a_linen_model_is_trained_recorded_and_drawn",
+    "watching/test_transforms.py::test_examples_under_vmap_are_one_point",
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
     "reports/test_experiments.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
     "reports/test_experiments.py::test_where_every_run_fails_that_is_said_in_one_line",

@@ -49,3 +49,8 @@ def regime_of(decades: Sequence[float]) -> str:
     if high < -LEVEL:
         return "exploding"
     return "level" if low > -LEVEL and high < LEVEL else "undecided"
+
+
+def of_one(decades: float) -> str:
+    """What the `gradient_decades` of one seed say, without an interval: `vanishing`, `exploding` or `level`."""
+    return "vanishing" if decades > LEVEL else "exploding" if decades < -LEVEL else "level"

@@ -20,6 +20,7 @@ from flax import nnx
 from gradflow import user_code
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
+from gradflow.nets.calls import takes_hook
 from gradflow.nets.functional import split
 from gradflow.nets.layers.initialisers import shapes_alone
 from gradflow.nets.layers.streams import Checked
@@ -153,9 +154,10 @@ def _check_module(net: str, built: Any) -> nnx.Module:
     if not isinstance(built, nnx.Module):
         raise BadInput(f"net {net!r} is a {type(built).__name__}: {_FORM}")
     try:
-        inspect.signature(built).bind(None, None)  # pyright: ignore[reportArgumentType]
+        arguments = (None, None) if takes_hook(built) else (None,)
+        inspect.signature(built).bind(*arguments)  # pyright: ignore[reportArgumentType]
     except TypeError:
-        raise BadInput(f"net {net!r} cannot be called as net(images, hook): its __call__ must take both") from None
+        raise BadInput(f"net {net!r} can be called neither as net(images) nor as net(images, hook)") from None
     return built
 
 

@@ -1,7 +1,7 @@
 """A net as a pure function of trees: structure, parameters and running statistics, and what can be counted on them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ from flax import nnx
 
 from gradflow.errors import BadInput
 from gradflow.hooks import Hook, Point, no_hook, points, unstacked_names
+from gradflow.nets import dependencies
+from gradflow.nets.calls import call_watched, takes_hook
 
 
 def count_parameters(net: nnx.Module) -> int:
@@ -35,12 +37,14 @@ def structure(net: nnx.Module) -> tuple[Any, ...]:
 def apply(graph, params, rest, images: jax.Array, hook: Hook = no_hook, train: bool = True) -> tuple[Any, Any]:
     """The net as a pure function: images `(batch, height, width, channel)` to logits and the new running statistics.
 
+    A net that takes no hook passes it the outputs of its modules.
+
     While it trains a net with auxiliary classifiers has `arrays.Heads` in the place of logits.
     """
     # Without the copy, batch norm would write into variables of an outer trace.
     net = nnx.merge(graph, params, rest, copy=True)
     net.train() if train else net.eval()
-    logits = net(images, hook)
+    logits = net(images, hook) if takes_hook(net) else call_watched(net, images, hook)
     return logits, _plain(nnx.state(net, nnx.Not(nnx.Param)))
 
 
@@ -86,5 +90,16 @@ def points_of(net: nnx.Module, image_shape: tuple[int, ...], dtype: Any = None) 
     dtype = dtype_of(params) if dtype is None else dtype
     images = jax.ShapeDtypeStruct((1, *image_shape), dtype)
     forward = lambda hook, params, rest, images: apply(graph, params, rest, images, hook)  # noqa: E731
-    layers = (layer for name in weighted_layers(params) for layer in unstacked_names(name))
-    return points(forward, params, rest, images, layers=layers)
+    layers = [layer for name in weighted_layers(params) for layer in unstacked_names(name)]
+    found = points(forward, params, rest, images, layers=layers)
+    return found if takes_hook(net) else _along_longest_path(found, layers, forward, params, rest, images)
+
+
+def _along_longest_path(
+    found: tuple[Point, ...], layers: Iterable[str], forward: Callable[..., Any], *arguments: Any
+) -> tuple[Point, ...]:
+    """The points with their positions by what depends on what: layers side by side are at one."""
+    weighted = {*layers}
+    jaxpr = jax.make_jaxpr(lambda *arguments: forward(dependencies.mark, *arguments))(*arguments)
+    passed = dependencies.passed(jaxpr, lambda name: int(name.partition("@")[0] in weighted), lambda name, k: False)
+    return tuple(point._replace(position=passed[point.name].position) for point in found)

@@ -55,7 +55,9 @@ def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     if marked := [name for name in vars(net) if STACK_MARK in name]:
         raise BadInput(f"a part of this net is called {marked[0]!r}: legal are names without {STACK_MARK}")
     net, least = nnx.clone(net), LEAST_ON_SMALL if pixels <= SMALL else LEAST
-    split = {name: nnx.split(getattr(net, name)) for name in getattr(net, "units", ())}
+    names = getattr(net, "units", ())  # of a user's own net this may be anything
+    names = names if isinstance(names, tuple) and all(isinstance(name, str) for name in names) else ()
+    split = {name: nnx.split(getattr(net, name)) for name in names}
     units = []
     for _, group in groupby(split, key=lambda name: _kind(*split[name])):
         names = tuple(group)

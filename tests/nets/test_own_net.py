@@ -199,8 +199,8 @@ REFUSED = {
         "def build(*, classes, channels, seed, size: 'Nothing' = 3): ...", "build", "NameError",
     ),
     "no module": (NO_MODULE, "build", "is a int", "returns an nnx.Module"),
-    "no hook": (
-        "from flax import nnx\nclass Net(nnx.Module):\n    def __call__(self, x): return x\n"
+    "no images": (
+        "from flax import nnx\nclass Net(nnx.Module):\n    def __call__(self): return 1\n"
         "def build(*, classes, channels, seed): return Net()",
         "build", "net(images, hook)",
     ),

@@ -1,0 +1,145 @@
+"""Readings of a loop of the user's own, in the same store as those of our runs."""
+
+import contextlib
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradflow.errors import BadInput
+from gradflow.reading import NET, Reading
+from gradflow.runs import table
+from gradflow.runs.record import READINGS, Record
+from gradflow.training import platform
+
+# What the figures and statistics ask of every run.
+DEFAULTS = {"net": "model", "depth": None, "normalisation": None, "seed": 0}
+_OURS = {"run", "status", "last_step", "steps", *READINGS.names}
+_NUMBERS = ("loss", "train_error", "test_error")
+_FLUSH_SECONDS = 10.0  # how much a crash may lose
+_LONGEST_NAME = 120
+
+
+class Log:
+    """What `gf.record` yields: `log(step, reading)`; `log.last_step` is the last step that is there already."""
+
+    def __init__(self, record: Record, config: dict[str, Any]):
+        self._record, self._config = record, config
+        self.last_step = record.last_step
+        self._waiting: tuple[int, Reading, dict[str, float]] | None = None
+        self._saved, self.diverged = time.monotonic(), False
+
+    def __call__(self, step: int, reading: Reading, **numbers: Any) -> None:
+        """Records the reading of a step, counted from 1; those of steps that are there already stay as they are.
+
+        `numbers` are others of the whole net at this step: `train_error`, `test_error` (shares, 0 to 1). Written is a
+        reading when the next one comes, so that the device does not wait. Raises `BadInput` for a step that does not
+        follow, or what is no reading.
+        """
+        step, before = _whole(step), self._waiting[0] if self._waiting else 0
+        if step <= before:
+            raise BadInput(f"step {step} comes after step {before}: log steps in order, each once")
+        if not isinstance(reading, Reading):
+            raise BadInput(
+                f"cannot log a {type(reading).__name__}: legal is a reading, as gf.value_and_grad returns it"
+            )
+        if unknown := [name for name in numbers if name not in _NUMBERS]:
+            raise BadInput(f"cannot log {unknown[0]!r}: beside a reading legal are {', '.join(_NUMBERS)}")
+        self._write()
+        self._waiting = step, reading, numbers
+        if time.monotonic() - self._saved > _FLUSH_SECONDS:
+            self.flush("running")
+
+    def _write(self) -> None:
+        if self._waiting is None or self._waiting[0] <= self.last_step:
+            return
+        (step, reading, numbers), (layer, position) = self._waiting, NET
+        for quantity, value in {"loss": reading.loss, **numbers}.items():
+            self._record.add(step, quantity, [layer], [position], [float(value)])
+        for quantity, values in reading.values.items():
+            if values and not np.isnan([*values.values()]).all():  # else this step did not read it
+                positions = [reading.spec.position[name] for name in values]
+                self._record.add(step, quantity, tuple(values), positions, list(values.values()))
+        self.diverged |= not reading.finite
+        self.last_step = step
+
+    def flush(self, state: str) -> None:
+        """Writes what was logged, and how the run is."""
+        if state != "running":
+            self._write()
+            self._waiting = None
+        self._record.flush()
+        if state == "done" and self.diverged:
+            state = "diverged"
+        self._config["run"]["steps"] = self.last_step
+        self._record.write_config(self._config)
+        self._record.write_status(state, step=self._record.last_step)
+        self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> Iterator[Log]:
+    """Records the readings of a loop of your own: `with gf.record("results/mine", settings={"depth": 8}) as log:`, in
+    it `log(step, reading)`.
+
+    A results folder holds any number of runs, one for each `settings`: plain values by name, which figures and tables
+    show where they vary; `net`, `depth`, `normalisation` and `seed` are those that statistics go by. The same settings
+    again go on with the same run: steps that are recorded stay. At the end all runs of the folder are published, so
+    that `gf.load`, `gradflow plot` and `gradflow diagnose` work on it.
+
+    Raises `BadInput` for settings that are not plain, and where another process records the same run.
+    """
+    given = _checked(settings or {})
+    folder = Path(results)
+    run = Record(folder / "runs" / _name(given))
+    config = {"run": given, "data": {}, "counts": {}, "machine": platform.machine(), "command": sys.argv}
+    with run.lock() as ours:
+        if not ours:
+            raise BadInput(f"{run.folder} is being recorded by another process: give this run other settings")
+        run.readings()  # raises where what is there does not add up
+        log = Log(run, config)
+        log.diverged = run.status["state"] == "diverged"
+        log.flush("running")
+        try:
+            yield log
+        except BaseException:
+            log.flush("failed")
+            raise
+        log.flush("done")
+    with table.publishing(folder):
+        found = [Record(one) for one in sorted((folder / "runs").iterdir()) if one.is_dir()]
+        table.publish(folder, *table.collect(found))
+
+
+def _whole(step: Any) -> int:
+    if isinstance(step, bool) or not hasattr(step, "__index__") or int(step) < 1:
+        raise BadInput(f"step {step!r} is not legal: it is a whole number, and the first step is 1")
+    return int(step)
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in settings.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in _OURS:
+            raise BadInput(f"a setting cannot be called {name!r}: it is a word, and none of {', '.join(sorted(_OURS))}")
+        if not (value is None or type(value) in (bool, int, float, str)) or (type(value) is float and value != value):
+            raise BadInput(f"{name} {value!r} is not legal: a setting is a bool, int, float, str or None")
+    if type(seed := settings.get("seed", 0)) is not int:
+        raise BadInput(f"seed {seed!r} is not legal: it must be int")
+    return {**DEFAULTS, **settings}
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    """In words what is not at its default, and a hash of it all."""
+    words = [str(settings["net"])]
+    words += [
+        f"{name}={value}" for name, value in settings.items() if name not in ("net", "seed") and value is not None
+    ]
+    legible = re.sub(r"[^\w.=+-]", "_", "-".join(words), flags=re.ASCII)[:_LONGEST_NAME]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{legible}-seed{settings['seed']}-{digest}"

@@ -1,0 +1,40 @@
+"""The calls of a Linen model's submodules, handed on by Flax's own `intercept_methods`."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from flax import linen
+
+from gradflow.nets import calls
+
+
+@contextlib.contextmanager
+def watched(watcher: Any) -> Iterator[None]:
+    """Inside, the calls of Linen modules are handed to the watcher, each under its path in the parameters."""
+
+    def intercept(call: Callable[..., Any], arguments: tuple, keywords: dict, context: Any) -> Any:
+        module = context.module
+        if context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        inside = lambda: parameters(module.variables.get("params", {}))  # noqa: E731
+        return watcher.call("/".join(module.path), module, call, arguments, keywords, inside)
+
+    active = calls.ACTIVE.set(watcher)
+    try:
+        with linen.intercept_methods(intercept):
+            yield
+    finally:
+        calls.ACTIVE.reset(active)
+
+
+def parameters(tree: Any) -> dict[str, jax.Array]:
+    """The parameters in a nested dict, by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def is_module(model: Any) -> bool:
+    """Whether it is a Linen module."""
+    return isinstance(model, linen.Module)

@@ -1,0 +1,247 @@
+"""Where a model is read: found by tracing its loss once, without computing anything."""
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from gradflow.errors import BadInput, nearest
+from gradflow.nets import dependencies
+from gradflow.nets.calls import ROOT
+from gradflow.nets.dependencies import Passed
+from gradflow.watching.frames import numbered
+from gradflow.watching.tracker import Found, Search
+from gradflow.watching.watch import Watched
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One place of a model, and its names: several where it is in layers that are one scan or vmap."""
+
+    found: Found
+    name: str  # without the numbers of the iterations around it
+    names: tuple[str, ...]  # in the order of the iterations, outer first
+    positions: tuple[int, ...]
+    chosen: tuple[int, ...]  # which of the names are read
+    unit: bool  # what goes into the module comes back added to this, its output
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many iterations there are of each scan and vmap around it."""
+        return tuple(frame.size for frame in self.found.frames)
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """Those of the axes above that are time or examples: all their iterations are one point."""
+        return tuple(axis for axis, frame in enumerate(self.found.frames) if not frame.stacked)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The weights of one module."""
+
+    path: str
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+    axis: int | None  # of the layers that are stacked in its arrays; None where that is not known
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is read of a model, in the order of the forward pass."""
+
+    points: tuple[Point, ...]
+    layers: tuple[Layer, ...]
+    examples: int
+
+
+def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: int | None) -> Plan:
+    """Traces `loss(params) -> (loss, anything)` once. Raises `BadInput` for what cannot be watched, and says why."""
+    shapes = watched.shapes(params)
+    search = Search(shapes, watched.root_is_point)
+    with watched.traced(search), in_one_line():
+        closed, (value, _) = jax.make_jaxpr(loss, return_shape=True)(params)
+    if getattr(value, "shape", None) != ():
+        raise BadInput(f"the loss is {_described(value)}: legal is one number, the mean over the examples of a batch")
+    _check_mean(closed, examples if watched.examples is None else None)
+    if not search.found:
+        raise BadInput("the loss calls no module of the watched model: call the model in it, or mark values by gf.tap")
+    flat = {_layer_of(found) for found in search.found.values() if not _is_weighted(found, shapes)}
+    weights = {_layer_of(found) for found in search.found.values()} - flat
+    points, passed = _points(closed, search, weights)
+    _check_patterns(watched.points, [name for point in points for name in (*point.names, point.name)])
+    chosen = [_chosen(watched, point) for point in points]
+    _check_units(watched.residual, chosen)
+    found = tuple(point for point in chosen if point.chosen)
+    if not found:
+        raise BadInput(f"the patterns {', '.join(watched.points or ())} leave no point to read")
+    for point in found:
+        _check_passed(point.found, passed[point.found.key])
+    return Plan(found, _layers(chosen, weights, search.frames.axes), watched.examples or examples or 1)
+
+
+def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point], dict[str, Passed]]:
+    weighted = {key for key, found in search.found.items() if _layer_of(found) in weights}
+
+    def stacked(key: str, level: int) -> bool:
+        scans = [frame for frame in search.found[key].frames if frame.kind == "scan"]
+        return level < len(scans) and scans[level].stacked
+
+    passed = dependencies.passed(closed, lambda key: int(key in weighted or not weighted), stacked)
+    names = _names([search.found[key] for key in search.found if key in passed])
+    of = {key: names[search.found[key].call] for key in passed}
+    return [_point(search.found[key], how, of[key], search.entered) for key, how in passed.items()], passed
+
+
+def _names(found: Sequence[Found]) -> dict[str, str]:
+    """The name of each call. Of what was traced more often than it is used, the uses are counted."""
+    names: dict[str, str] = {}
+    uses: Counter[str] = Counter()
+    for one in found:
+        if one.call not in names:
+            uses[one.path] += 1
+            names[one.call] = one.path if uses[one.path] == 1 else f"{one.path}@{uses[one.path]}"
+    return names
+
+
+def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any]) -> Point:
+    stacked = [frame for frame in found.frames if frame.stacked]
+    steps = iter(how.steps)
+    steps = [next(steps, 0) if frame.kind == "scan" else 0 for frame in found.frames]
+    moves = [step for step, frame in zip(steps, found.frames, strict=True) if frame.stacked]
+    numbers = _indices([frame.size for frame in stacked])
+    names = numbered(name, [(tuple(frame.prefixes), frame.size) for frame in stacked])
+    part = found.key.removeprefix(found.call)
+    return Point(
+        found,
+        name + part,
+        tuple(one + part for one in names),
+        tuple(how.position + sum(i * step for i, step in zip(at, moves, strict=True)) for at in numbers),
+        (),
+        how.residual and found.path != ROOT and entered.get(found.call) == (found.shape, found.dtype),
+    )
+
+
+def _indices(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    numbers: list[tuple[int, ...]] = [()]
+    for size in sizes:
+        numbers = [(*before, i) for before in numbers for i in range(size)]
+    return numbers
+
+
+def _layer_of(found: Found) -> str:
+    return "" if found.path == ROOT else found.path
+
+
+def _is_weighted(found: Found, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> bool:
+    """Whether a module has a matrix, or more, of its own: a scale or a bias does not make a net deeper."""
+    stacked = sum(frame.stacked for frame in found.frames)
+    own = shapes.get(_layer_of(found), {})
+    return any("/" not in name and len(shape) - stacked > 1 for name, shape in own.items())
+
+
+def _layers(points: Sequence[Point], weights: set[str], axes: Mapping[str, int | None]) -> tuple[Layer, ...]:
+    found: dict[str, Layer] = {}
+    for point in points:
+        path = _layer_of(point.found)
+        if path in weights and point.name.startswith(point.found.path) and "@" not in point.name:
+            part = point.found.key.removeprefix(point.found.call)
+            names = tuple(name.removesuffix(part) for name in point.names)
+            found.setdefault(path, Layer(path, names, point.positions, axes.get(path, 0)))
+    return tuple(found.values())
+
+
+# Which are read
+
+
+def matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a name is that of a pattern, and none of one that leaves it out."""
+    kept = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    left = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    of = lambda some: any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in some)  # noqa: E731
+    return of(kept) and not of(left)
+
+
+def _chosen(watched: Watched, point: Point) -> Point:
+    patterns = watched.points
+    all_of_them = range(len(point.names))
+    if patterns is not None:
+        all_of_them = [i for i in all_of_them if matches(patterns, (point.names[i], point.name))]
+    unit = point.unit and (watched.residual is None or matches(watched.residual, (*point.names, point.name)))
+    return Point(point.found, point.name, point.names, point.positions, tuple(all_of_them), unit)
+
+
+def _check_patterns(patterns: Sequence[str] | None, names: Sequence[str]) -> None:
+    for pattern in patterns or ():
+        bare = pattern.removeprefix("!")
+        if not any(fnmatch.fnmatchcase(name, bare) for name in names):
+            near = nearest(bare.strip("*/"), names)
+            guess = f" did you mean {near!r}?" if near else ""
+            shown = ", ".join(dict.fromkeys(names).keys())
+            raise BadInput(f"no point is called {bare!r}:{guess} there are {_shortened(shown)}")
+
+
+def _shortened(names: str) -> str:
+    return names if len(names) <= 400 else names[:400].rpartition(",")[0] + ", ..."
+
+
+def _check_units(patterns: Sequence[str] | None, points: Sequence[Point]) -> None:
+    for pattern in patterns or ():
+        named = [point for point in points if matches([pattern], (*point.names, point.name))]
+        if not named:
+            _check_patterns([pattern], [name for point in points for name in point.names])
+        if not any(point.unit for point in named) and not pattern.startswith("!"):
+            raise BadInput(
+                f"{named[0].names[0]!r} has no identity path: what goes in does not come back added, as it is, to "
+                "what comes out; legal are modules that return x + F(x)"
+            )
+
+
+# What cannot be watched
+
+
+def in_one_line() -> Any:
+    """A model of the user's own may raise anything while it is traced: that becomes a `BadInput`."""
+    return _InOneLine()
+
+
+class _InOneLine:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, BadInput):
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise BadInput(f"the model cannot be traced with this batch: {reason}") from error
+
+
+def _described(value: Any) -> str:
+    return f"an array {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+
+
+def _check_mean(closed: Any, examples: int | None) -> None:
+    if examples and dependencies.is_sum_over(closed, examples):
+        raise BadInput(
+            f"the loss is a sum over {examples} examples: readings would be {examples} times those of the mean; return "
+            "the mean, or say gf.watch(..., examples=1) to read the gradient of the sum as it is"
+        )
+
+
+def _check_passed(found: Found, how: Passed) -> None:
+    """Raises `BadInput` for a point whose sink would not hold one reading."""
+    scans = sum(frame.kind == "scan" for frame in found.frames)
+    advice = f"leave it out, points=['*', '!{found.key}']"
+    if how.inside:
+        raise BadInput(f"the point {found.key!r} is inside a {how.inside}, which no reading comes out of: {advice}")
+    if how.times > 1:
+        raise BadInput(
+            f"the point {found.key!r} is inside a function that JAX traced once and calls {how.times} times: its uses "
+            f"cannot be told apart; take the inner jit or checkpoint off, or {advice}"
+        )
+    if len(how.steps) != scans or how.axes - len(found.shape) > len(found.frames) - scans:
+        raise BadInput(
+            f"the point {found.key!r} is inside a loop or a vmap that was not seen (jax.lax.map, fori_loop, or scan or "
+            f"vmap imported by name): call it as jax.lax.scan or jax.vmap, or {advice}"
+        )

@@ -1,0 +1,103 @@
+"""The gradient of a loss of the user's own, and a reading of it: one forward and one backward pass for both."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow import hooks
+from gradflow.errors import BadInput
+from gradflow.hooks import make_sinks
+from gradflow.watching import plan as plans
+from gradflow.watching import sinks
+from gradflow.watching.pure import Pure, pure
+from gradflow.watching.reading import WatchedReading, reading
+from gradflow.watching.tracker import Reader
+from gradflow.watching.watch import Watched
+
+
+def value_and_grad(
+    loss_fn: Callable[..., Any], watched: Any, *, has_aux: bool = False, wrt: Any = nnx.Param
+) -> Callable[..., Any]:
+    """As `jax.value_and_grad` and `nnx.value_and_grad`, and a reading of the watched model as a third result.
+
+    `gf.value_and_grad(loss, watched)(params, batch)` returns `(loss, gradients, reading)`, with `has_aux`
+    `((loss, aux), gradients, reading)`. The first argument is what the loss is differentiated by: a tree of parameters,
+    from which `loss` makes the model (`nnx.merge`, `model.apply`), or the `nnx.Module` itself, whose `wrt` variables
+    are and whose other ones (running statistics, counts of random numbers) are updated in place. It works inside
+    `jax.jit` and `nnx.jit`, and the reading is a pytree. `read=False` reads nothing and costs nothing; an array there
+    decides it at each step.
+
+    The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`: see `watch`.
+
+    Raises `BadInput`, when it is called, for what cannot be watched.
+    """
+    if not isinstance(watched, Watched):
+        raise BadInput(f"the second argument is a {type(watched).__name__}: legal is what gf.watch(model) returns")
+
+    def value_and_grad_and_reading(first: Any, *arguments: Any, read: Any = True, **keywords: Any) -> Any:
+        given = pure(loss_fn, first, arguments, keywords, has_aux, wrt)
+        (loss, aux), gradients, found, _ = planned(watched, given, arguments, keywords, read)
+        return ((loss, aux) if has_aux else loss), gradients, found
+
+    return value_and_grad_and_reading
+
+
+def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[str, Any], read: Any) -> Any:
+    """`((loss, aux), gradients, reading, plan)`; modules that were given are updated."""
+    plan = plans.plan(watched, given.loss, given.params, examples_of(arguments, keywords))
+    if isinstance(read, jax.Array) or read:
+        (loss, (aux, states)), gradients, found = _read(watched, plan, given, read)
+    else:
+        (loss, (aux, states)), gradients = jax.value_and_grad(given.loss, has_aux=True)(given.params)
+        found = _unread(watched, plan, given, loss)
+    if given.put_back:
+        given.put_back(states)
+    return (loss, aux), gradients, found, plan
+
+
+def _unread(watched: Watched, plan: plans.Plan, given: Pure, loss: jax.Array) -> WatchedReading:
+    """A reading of the same structure in which the loss alone is read."""
+    shapes = jax.eval_shape(lambda params: _read(watched, plan, given._replace(params=params), True)[2], given.params)
+    nothing = {name: jnp.full(leaf.shape, jnp.nan, leaf.dtype) for name, leaf in shapes.arrays.items() if leaf.shape}
+    return WatchedReading(0, shapes.spec, {**nothing, "loss": loss, "finite": jnp.isfinite(loss)})
+
+
+def examples_of(arguments: tuple, keywords: Mapping[str, Any]) -> int | None:
+    """The length of the first axis of the first array among the arguments."""
+    for leaf in jax.tree.leaves((arguments, dict(keywords))):
+        if getattr(leaf, "shape", ()) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf.shape[0]
+    return None
+
+
+def _read(watched: Watched, plan: plans.Plan, given: Pure, read: Any) -> Any:
+    shapes, root = watched.shapes(given.params), watched.root_is_point
+    flow = {point.found.key: _sink(point, read) for point in plan.points}
+    units = {point.found.call: _unit_sink(point, read) for point in plan.points if point.unit}
+    frames = {point.found.call: (point.found.dtype, len(point.sizes)) for point in plan.points}
+
+    def loss(params, flow, units):
+        reader = Reader(shapes, root, flow, {key: (sink, *frames[key]) for key, sink in units.items()})
+        with watched.traced(reader):
+            found = given.loss(params)
+        if missed := [key for key in flow if key not in reader.met]:
+            raise BadInput(f"the point {missed[0]!r} was passed in one trace of the loss and not in the next one")
+        return found
+
+    found = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(given.params, flow, units)
+    value, (gradients, flow, units) = found
+    return value, gradients, reading(plan, value[0], given.params, gradients, flow, units)
+
+
+def _sink(point: plans.Point, read: Any) -> sinks.Sink:
+    own = hooks.Point(point.found.key, 0, point.found.shape, point.found.dtype)
+    flow = jnp.broadcast_to(make_sinks([own], read=read)[own.name], point.sizes)
+    return sinks.Sink(flow, jnp.zeros((*point.sizes, sinks.SEEN + 1), flow.dtype))
+
+
+def _unit_sink(point: plans.Point, read: Any) -> jax.Array:
+    flow = _sink(point, read).flow
+    return jnp.broadcast_to(flow[..., None], (*point.sizes, sinks.PATHS + 1))

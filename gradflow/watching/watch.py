@@ -1,0 +1,108 @@
+"""A model, and where in it the gradient is read."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gradflow.errors import BadInput
+from gradflow.nets import calls
+from gradflow.watching import linen, trees
+from gradflow.watching.frames import counted
+from gradflow.watching.tracker import Tracker
+
+_trace = None  # JAX keeps what it traced of an inner function; under another mark it traces it anew, for us to see
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What `gf.watch` returns, for `gf.value_and_grad`."""
+
+    model: Any
+    points: tuple[str, ...] | None
+    residual: tuple[str, ...] | None
+    examples: int | None
+
+    @property
+    def is_linen(self) -> bool:
+        """Whether the model is a Linen module, whose parameters are not in it."""
+        return not isinstance(self.model, nnx.Module)
+
+    @property
+    def root_is_point(self) -> bool:
+        """Whether the model's own output is a point."""
+        return not self.is_linen and calls.is_point(self.model)
+
+    def shapes(self, params: Any) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The shapes of the parameters of each module and of what is in it, by paths: of the model, or in `params`."""
+        leaves = trees.leaves(params) if self.is_linen else calls.parameters(self.model)
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
+        for path, leaf in leaves.items():
+            names = path.split("/")
+            for cut in range(len(names)):
+                found.setdefault("/".join(names[:cut]), {})["/".join(names[cut:])] = tuple(jnp.shape(leaf))
+        return found
+
+    @contextlib.contextmanager
+    def traced(self, tracker: Tracker) -> Iterator[None]:
+        """Inside, the calls of the model are handed to the tracker, and nothing that was traced before is used."""
+        watching = linen.watched(tracker) if self.is_linen else calls.watched(self.model, tracker)
+        with _context()(object()), counted(), watching:
+            yield
+
+
+def _context() -> Any:
+    global _trace
+    _trace = _trace or jax.make_user_context(None)
+    return _trace
+
+
+def watch(
+    model: Any,
+    points: str | Sequence[str] | None = None,
+    residual: str | Sequence[str] | None = None,
+    examples: int | None = None,
+) -> Watched:
+    """Watches a model of any kind, unchanged: `flax.nnx.Module` or `flax.linen.Module`.
+
+    The output of every module in it is a point, under the module's path (`blocks/0/attention/query`); a module's second
+    use is `name@2`, part of an output that has several arrays `name.part`, and of layers that are one `nnx.scan` or
+    `nnx.vmap` each has its number (`layers/3/mlp`). The model's own output is `output`, where the model has weights of
+    its own or no submodules. What `gf.tap` marks is a point as well.
+
+    Args:
+        model: The model; it is not changed.
+        points: Patterns (`fnmatch`) of the points to read, by default all; `!pattern` leaves out.
+        residual: Patterns of the modules whose input comes back added to their output, where the identity and the
+            residual path are told apart; by default all of which the trace shows it.
+        examples: B, over which the loss is a mean: readings are `sqrt(B) ||dL/dx||`. By default the length of the first
+            axis of the first array in the batch.
+
+    Raises `BadInput` for what is no such model.
+    """
+    if not (isinstance(model, nnx.Module) or linen.is_module(model)):
+        raise BadInput(f"cannot watch a {type(model).__name__}: legal is a flax.nnx.Module or a flax.linen.Module")
+    if examples is not None and not (type(examples) is int and examples > 0):
+        raise BadInput(f"examples {examples!r} is not legal: it is how many examples the loss is a mean over")
+    return Watched(model, _patterns(points), _patterns(residual), examples)
+
+
+def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+def tap(name: str, x: jax.Array) -> jax.Array:
+    """`x` itself, which becomes the point `name` wherever a watched model is traced.
+
+    Raises `BadInput` for what is no array of floating-point numbers and, where it is watched, a name that is taken.
+    """
+    if not isinstance(name, str) or not name:
+        raise BadInput(f"the name {name!r} is not legal: it must be text")
+    if not calls.is_value(x):
+        raise BadInput(f"the point {name!r} is a {type(x).__name__}: legal are arrays of floating-point numbers")
+    watcher = calls.ACTIVE.get()
+    return x if watcher is None else watcher.tap(name, x)
