@@ -110,8 +110,8 @@ SLOW = (
     "watching/test_own_loop.py::test_a_linen_model_is_trained_recorded_and_drawn",
     "watching/test_transforms.py::test_examples_under_vmap_are_one_point",
     "commands/test_doctor.py::test_the_verb_tells_the_state_of_every_switch",
-    "reports/test_experiments.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
-    "reports/test_experiments.py::test_where_every_run_fails_that_is_said_in_one_line",
+    "reports/test_from_python.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
+    "reports/test_from_python.py::test_where_every_run_fails_that_is_said_in_one_line",
     "test_notebooks.py::test_the_cells_of_the_documentation_run_and_show_what_it_says",
 )
 

@@ -95,7 +95,7 @@ def prepare(run: Run, data: Dataset | None = None, workers: int = 1) -> tuple[Tr
     """
     dataset = load_dataset(run, data)
     training = _training(run, dataset, workers)
-    return training, training.start(build_net(run, dataset), run.seed)
+    return training, _start(training, run, build_net(run, dataset))
 
 
 _KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
@@ -119,6 +119,10 @@ def _training(run: Run, dataset: Dataset, workers: int = 1) -> Training:
         transforms = tuple(run.transforms.split("+")) if run.augment else ()
         _KEPT[found] = Training(net, dataset, update, batch=run.batch, transforms=transforms, centre=run.centre)
     return _KEPT.setdefault(asked, _KEPT[found])
+
+
+def _start(training: Training, run: Run, net: nnx.Module) -> State:
+    return training.start(net, run.seed, optimiser.hyperparameters(run.momentum, run.weight_decay))
 
 
 def _rates(run: Run) -> Callable[[int], float]:
@@ -147,7 +151,7 @@ def trained(
     dataset = load_dataset(run, data)
     net = build_net(run, dataset)
     training = _training(run, dataset)
-    state = training.start(net, run.seed)
+    state = _start(training, run, net)
     schedule = {"test_at": run.tests, "rate_at": _rates(run), "pause_at": lambda step: step == run.steps}
     for reading, after in training.steps(state, run.seed, run.steps, **schedule):
         watch(reading)

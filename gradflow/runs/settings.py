@@ -18,7 +18,17 @@ from gradflow.training.optimiser import schedule as make_schedule
 from gradflow.training.platform import Precision
 
 # What the compiled training step does not depend on: the rest of a run is its program.
-NOT_COMPILED = ("seed", "steps", "learning_rate", "schedule", "warmup", "record", "evaluations")
+NOT_COMPILED = (
+    "seed",
+    "steps",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "momentum",
+    "weight_decay",
+    "record",
+    "evaluations",
+)
 _LONGEST_NAME = 120  # characters; file systems allow 255
 
 
@@ -136,7 +146,8 @@ class Run:
     @property
     def program(self) -> tuple[Any, ...]:
         """What the compiled step depends on besides net and data: runs that share the three are compiled once."""
-        return tuple(getattr(self, name) for name in own_settings() if name not in ("net", *NOT_COMPILED))
+        compiled = (getattr(self, name) for name in own_settings() if name not in ("net", *NOT_COMPILED))
+        return *compiled, self.momentum > 0, self.weight_decay > 0  # without them there is less to do
 
     def _changed(self, known: Mapping[str, Setting]) -> dict[str, Any]:
         """The settings that are not at their default, or not known; net and seed apart."""

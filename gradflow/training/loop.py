@@ -1,7 +1,7 @@
 """One step after another: a net, a data set and an optimiser compiled together, and a generator of readings."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,12 +86,18 @@ class Training:
         self._train = platform.replicate(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
 
-    def start(self, net: nnx.Module, seed: int) -> State:
-        """The state before the first step: the weights of `net`, and the seed of batches and augmentation."""
+    def start(self, net: nnx.Module, seed: int, hyperparameters: Mapping[str, float] | None = None) -> State:
+        """The state before the first step: the weights of `net`, the seed of batches and augmentation, and the
+        optimiser's `hyperparameters` where they are not those that it was made with.
+        """
         _, params, rest = nets.split(stack.stack_units(net, self.pixels))
         key = jax.random.fold_in(jax.random.key(seed), 2)
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
-        return platform.replicate(self.mesh, self._init(params, rest, key))
+        state = self._init(params, rest, key)
+        if hyperparameters:
+            given = {name: np.float32(value) for name, value in hyperparameters.items()}
+            state = state._replace(optimiser=state.optimiser._replace(hyperparams=given))
+        return platform.replicate(self.mesh, state)
 
     def step(
         self, state: State, seed: int, number: int, read: bool = True, rate: float = 1.0

@@ -1,8 +1,9 @@
 """Settings to an optax chain and its schedule."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -43,17 +44,27 @@ def rates(schedule: optax.Schedule, steps: int) -> Callable[[int], float]:
     return lambda step: worked_out[step - 1]
 
 
+def hyperparameters(momentum: float, weight_decay: float) -> dict[str, float]:
+    """Those of an optimiser that are inputs of the compiled step: they lie in its state. One that is 0 is left out."""
+    return {name: value for name, value in (("momentum", momentum), ("weight_decay", weight_decay)) if value}
+
+
 def optimiser(
     name: str, rate: float | optax.Schedule, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """`sgd` and `nesterov` with momentum; `adam` with `momentum` as its beta 1; both add the decay to the gradient, as
-    the papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019).
+    the papers do (L2). `adamw` decouples it (Loshchilov and Hutter 2019). Its state holds the `hyperparameters`.
     """
     choose("optimiser", name, OPTIMISERS)
-    if name == "adamw":
-        return optax.adamw(rate, b1=momentum, weight_decay=weight_decay)
-    if name == "adam":
-        update = optax.adam(rate, b1=momentum)
-    else:
-        update = optax.sgd(rate, momentum=momentum or None, nesterov=name == "nesterov")
-    return optax.chain(optax.add_decayed_weights(weight_decay), update) if weight_decay else update
+
+    def make(momentum: Any = 0.0, weight_decay: Any = None) -> optax.GradientTransformation:
+        if name == "adamw":
+            return optax.adamw(rate, b1=momentum, weight_decay=0.0 if weight_decay is None else weight_decay)
+        if name == "adam":
+            update = optax.adam(rate, b1=momentum)
+        else:
+            moving = momentum if isinstance(momentum, jax.Array) else None
+            update = optax.sgd(rate, momentum=moving, nesterov=name == "nesterov")
+        return update if weight_decay is None else optax.chain(optax.add_decayed_weights(weight_decay), update)
+
+    return optax.inject_hyperparams(make)(**hyperparameters(momentum, weight_decay))

@@ -213,16 +213,18 @@ def test_what_is_illegal_is_one_line_that_names_what_is_legal(settings, legal):
 
 
 def test_runs_of_one_program_share_what_is_compiled_and_differ_as_their_settings_say():
-    """The rate is an input of the step: what is recorded at another rate is what a step compiled for it alone does."""
+    """Rate, momentum and decay are inputs of the step: what is recorded with others is what a step compiled for them
+    alone does.
+    """
     settings = {"net": "plain", "depth": 8, "width": 4, "batch": 16, "steps": 4, "evaluations": 0}
     slow, fast = gf.Run(**settings, learning_rate=0.01), gf.Run(**settings, schedule="cosine", warmup=1, seed=3)
-    assert slow.program == fast.program != gf.Run(**settings, momentum=0.5).program
-    assert prepare(slow)[0] is prepare(fast)[0]
-    for run in (slow, fast):
+    heavy = gf.Run(**settings, momentum=0.5, weight_decay=0.1)
+    assert slow.program == fast.program == heavy.program != gf.Run(**settings, momentum=0.0).program
+    assert prepare(slow)[0] is prepare(fast)[0] is prepare(heavy)[0]
+    for run in (slow, fast, heavy):
         rate = optim.schedule(run.schedule, run.learning_rate, run.steps, run.warmup)
-        alone = Training(
-            build_net(run), load_dataset(run), optim.optimiser("sgd", rate, 0.9, run.weight_decay), batch=16
-        )
+        update = optim.optimiser("sgd", rate, run.momentum, run.weight_decay)
+        alone = Training(build_net(run), load_dataset(run), update, batch=16)
         theirs = alone.readings(alone.start(build_net(run), run.seed), run.seed, 4)
         for ours, other in zip(gf.train(run), theirs, strict=True):
             assert ours.loss == pytest.approx(other.loss, rel=1e-5)

@@ -28,6 +28,7 @@ class Net(nnx.Module):
 def build(*, classes, channels, seed):
     return Net(seed, classes)
 '''
+SCALARS = 3 * 4  # bytes: momentum, decay and the number of updates, which are in the optimiser's state
 LOOKS_AT_WEIGHTS = "float(np.abs(self.hidden.kernel[...]).max())"
 
 
@@ -69,7 +70,7 @@ def test_a_constructor_that_looks_at_its_weights_is_drawn_and_trains(tmp_path):
 def test_the_size_is_that_of_weights_gradients_and_moments(monkeypatch, optimiser, moments):
     settings = {"net": "mlp", "depth": 3, "width": 128, "normalisation": "none", "optimiser": optimiser}
     weights = 4 * (64 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10)
-    size = (2 + moments) * weights + 4 * (optimiser == "adam")  # and Adam counts its steps
+    size = (2 + moments) * weights + SCALARS + 4 * (optimiser == "adam")  # and Adam counts its steps
     monkeypatch.setenv(memory.VARIABLE, str(size - 1))
     assert f"alone would take {size} bytes of memory" in refusal(**settings)
     monkeypatch.setenv(memory.VARIABLE, str(size))
@@ -89,7 +90,7 @@ def test_of_a_deep_net_two_shallow_ones_tell_the_size(monkeypatch, net, depth):
         units = [(depth - 2) // 6 + (stage < (depth - 2) // 2 % 3) for stage in range(3)]
         first = 9 * (4 + 4 * 8 - 8 * 8 + 8 * 16 - 16 * 16)  # the stem, and what enters the later stages
         weights = first + sum(2 * 9 * count * (4 * 2**stage) ** 2 for stage, count in enumerate(units)) + 16 * 10 + 10
-    size = 3 * 4 * weights
+    size = 3 * 4 * weights + SCALARS
     built = []
     abstract = nets.abstract
     monkeypatch.setattr(nets, "abstract", lambda net, **given: built.append(given["depth"]) or abstract(net, **given))
@@ -100,7 +101,7 @@ def test_of_a_deep_net_two_shallow_ones_tell_the_size(monkeypatch, net, depth):
 
 def test_several_workers_share_the_memory(monkeypatch, tmp_path):
     run = gf.Run(net="mlp", depth=3, width=128, normalisation="none", steps=1, seed=11)
-    size = 3 * 4 * (64 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10)
+    size = 3 * 4 * (64 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10) + SCALARS
     monkeypatch.setenv(memory.VARIABLE, str(3 * size))
     with pytest.raises(BadInput, match=rf"in 4 --workers at once; legal are at most 3 --workers, .*{memory.VARIABLE}"):
         execute(run, Record(tmp_path / "run"), workers=4)
@@ -110,7 +111,7 @@ def test_several_workers_share_the_memory(monkeypatch, tmp_path):
 
 def test_so_do_several_seeds(monkeypatch):
     run = gf.Run(net="mlp", depth=3, width=64, normalisation="none", steps=1)
-    size = 3 * 4 * (64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10)
+    size = 3 * 4 * (64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10) + SCALARS
     monkeypatch.setenv(memory.VARIABLE, str(3 * size))
     with pytest.raises(BadInput, match=rf"in 4 seeds at once; legal are at most 3 seeds, .*{memory.VARIABLE}"):
         next(gf.train_seeds(run, range(4)))
