@@ -18,25 +18,33 @@ LARGE = 2**17  # entries; below, a branch costs more than it saves
 def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
     """The Frobenius norm, right over the whole range of `dtype`."""
     x = x.astype(dtype)
-    if _in_float64(x):
-        with jax.enable_x64(True):
-            return jnp.sqrt(jnp.sum(jnp.square(x.astype(np.float64)))).astype(dtype)
-    if x.size < LARGE:
-        return _scaled_norm(x)
+    careful = _norm_in_float64 if _has_float64(x) else _scaled_norm
+    if not _is_summed_first(x):
+        return careful(x)
     squares = _total(jnp.square(x))
-    return jax.lax.cond(_safe(squares), lambda x: jnp.sqrt(squares), _scaled_norm, x)
+    return jax.lax.cond(_safe(squares), lambda x: jnp.sqrt(squares), careful, x)
 
 
-def _in_float64(x) -> bool:
-    """Whether sums over `x` are to be in float64."""
-    platform = jax.default_backend()
-    return x.dtype == jnp.float32 and platform != "tpu" and (platform != "cpu" or x.size < LARGE)
+def summary(x: jax.Array) -> jax.Array:
+    """Mean, standard deviation and share of exact zeros over all entries of an activation: shape `(3,)`."""
+    x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    careful = _summary_in_float64 if _has_float64(x) else _scaled_summary
+    if not _is_summed_first(x):
+        return careful(x)
+    mean, squares = _total(x) / x.size, _total(jnp.square(x))
+    zeros = jnp.clip(1 - _total(jnp.abs(jnp.sign(x))) / x.size, 0, 1)  # a share also after rounding
+    variance = squares / x.size - jnp.square(mean)
+    known = _safe(squares) & (variance > 0.1 * jnp.square(mean))  # else too much of the sum is the mean's
+    return jax.lax.cond(known, lambda x: jnp.stack([mean, jnp.sqrt(variance), zeros]), careful, x)
 
 
-def _scaled_norm(x):
-    largest = jnp.max(jnp.abs(x))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
+def _has_float64(x) -> bool:
+    return x.dtype == jnp.float32 and jax.default_backend() != "tpu"
+
+
+def _is_summed_first(x) -> bool:
+    """Whether a sum in the array's own dtype is tried first, because a careful one takes several times as long."""
+    return x.size >= LARGE and (jax.default_backend() == "cpu" or not _has_float64(x))
 
 
 def _safe(squares):
@@ -49,31 +57,29 @@ def _total(x):
     return jnp.sum(jnp.sum(x, axis=tuple(range(x.ndim - 1))))
 
 
-def summary(x: jax.Array) -> jax.Array:
-    """Mean, standard deviation and share of exact zeros over all entries of an activation: shape `(3,)`."""
-    x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-    if _in_float64(x):
-        with jax.enable_x64(True):
-            return _moments(x.astype(np.float64)).astype(x.dtype)
+def _norm_in_float64(x):
+    with jax.enable_x64(True):
+        return jnp.sqrt(jnp.sum(jnp.square(x.astype(np.float64)))).astype(x.dtype)
+
+
+def _summary_in_float64(x):
+    """What is squared and subtracted loses nothing that was in float32."""
+    with jax.enable_x64(True):
+        wide = x.astype(np.float64)
+        mean = jnp.mean(wide)
+        variance = jnp.mean(jnp.square(wide)) - jnp.square(mean)
+        zeros = jnp.sum(wide == 0, dtype=np.int32) / x.size
+        return jnp.stack([mean, jnp.sqrt(jnp.maximum(variance, 0)), zeros]).astype(x.dtype)
+
+
+def _scaled_norm(x):
+    largest = jnp.max(jnp.abs(x))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
+
+
+def _scaled_summary(x):
     count = jnp.asarray(x.size, x.dtype)
     mean = _total(x) / count
-    zeros = jnp.clip(1 - _total(jnp.abs(jnp.sign(x))) / count, 0, 1)  # a share also after rounding
-    return jnp.stack([mean, _deviation(x, mean, count), zeros])
-
-
-def _moments(x):
-    """The same of float64 that was float32: what is squared and subtracted loses nothing that was there."""
-    mean = jnp.mean(x)
-    variance = jnp.mean(jnp.square(x)) - jnp.square(mean)
-    zeros = jnp.sum(x == 0, dtype=np.int32) / x.size
-    return jnp.stack([mean, jnp.sqrt(jnp.maximum(variance, 0)), zeros])
-
-
-def _deviation(x, mean, count):
-    """From the sum of squares; where too much of that is the mean's, or it is out of range, from x - mean."""
-    careful = lambda x: norm(x - mean, x.dtype) / jnp.sqrt(count)  # noqa: E731  jnp.std squares what it reads
-    if x.size < LARGE:
-        return careful(x)
-    squares = _total(jnp.square(x))
-    variance = squares / count - jnp.square(mean)
-    return jax.lax.cond(_safe(squares) & (variance > 0.1 * jnp.square(mean)), lambda x: jnp.sqrt(variance), careful, x)
+    zeros = jnp.mean(x == 0, dtype=x.dtype)
+    return jnp.stack([mean, _scaled_norm(x - mean) / jnp.sqrt(count), zeros])  # jnp.std squares what it reads

@@ -34,13 +34,7 @@ def plot_gradient_flow(model: Any, batch: Any, loss: Callable[..., Any], params:
 
 def table_of(reading: WatchedReading, name: str) -> pd.DataFrame:
     """The long table of one reading, as `gf.load` returns one of many."""
-    rows = [
-        (quantity, layer, reading.spec.position[layer], value)
-        for quantity, values in reading.values.items()
-        for layer, value in values.items()
-    ]
-    table = pd.DataFrame(rows, columns=["quantity", "layer", "position", "value"])
-    return table.assign(run=name, step=1, status="done", **{**DEFAULTS, "net": name})
+    return reading.to_frame().assign(run=name, step=1, status="done", **{**DEFAULTS, "net": name})
 
 
 def in_words(table: pd.DataFrame) -> str:
