@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 def call(*arguments: object) -> Result:
     """Gives a command in this process; its workers are processes of their own all the same."""
-    argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    argv, handler, environment = sys.argv, signal.getsignal(signal.SIGTERM), dict(os.environ)
     sys.argv = ["gradflow", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -40,6 +40,8 @@ def call(*arguments: object) -> Result:
     finally:
         sys.argv = argv
         signal.signal(signal.SIGTERM, handler)
+        for name in os.environ.keys() - environment:  # where a command keeps what it compiles is for its process alone
+            del os.environ[name]
     code = left.value.code
     assert isinstance(code, int)
     return Result(code, out.getvalue(), err.getvalue())

@@ -46,7 +46,7 @@ def test_a_notebook_shows_runs_tables_figures_and_sweeps_by_themselves(tmp_path)
     )
     assert start == []
     for shown in (run, sweep, net, data):
-        assert kinds(shown) == {"text/plain", "text/html"}
+        assert kinds(shown) == {"text/plain", "text/html"}, shown
         assert len(shown) == 1  # and nothing is printed
         assert len(shown[0].data["text/plain"]) < 240
     progress, last = training

@@ -4,7 +4,7 @@ Points are marked by JAX's `checkpoint_name`, which is the identity and stays vi
 along the longest path that leads to the point, so branches side by side (query, key and value) count once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,7 +109,9 @@ class _Walk:
     def scan(self, eqn: Any, body: Any, inputs: list[_Value]) -> list[_Value]:
         """The first iteration; where the scan runs over layers each further one moves on as that did."""
         level, before = self.loops, set(self.found)
-        constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        # What is carried has the rank that the body sees, what is scanned an axis more; jax 0.12 counts neither.
+        carried, scanned = len(eqn.outvars) - _wider(eqn.outvars, body.outvars), _wider(eqn.invars, body.invars)
+        constants = len(eqn.invars) - carried - scanned
         self.loops += 1
         outputs = self.through(body, [_Value(value.depth, {}) for value in inputs])
         self.loops -= 1
@@ -141,6 +143,11 @@ class _Walk:
 
 def _deepest(values: list[_Value]) -> int:
     return max((value.depth for value in values), default=0)
+
+
+def _wider(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many of the values have another rank outside a loop than in its body."""
+    return sum(len(one.aval.shape) != len(other.aval.shape) for one, other in zip(outside, inside, strict=True))
 
 
 def _added(values: list[_Value]) -> _Value:
