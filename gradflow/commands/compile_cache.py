@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import stat
+import warnings
 from collections.abc import Mapping, MutableMapping
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,8 @@ def turn_on(environment: MutableMapping[str, str]) -> None:
 
     Nothing where the user has chosen for JAX already, or where there is no folder that is safe to use.
     """
+    # A program that cannot be read or written, on a full disk or after a crash, is compiled again, and that is all.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache")
     if environment.get(JAX_FOLDER) or why_off(environment):
         return
     environment[JAX_FOLDER] = str(folder(environment))
@@ -42,16 +45,24 @@ def turn_off(environment: MutableMapping[str, str]) -> None:
 
 
 def folder(environment: Mapping[str, str]) -> Path:
-    """Where programs for this processor are kept: under GRADFLOW_CACHE_DIR or the user's folder for caches."""
-    above = environment.get(FOLDER) or platformdirs.user_cache_path("gradflow", appauthor=False)
-    return Path(above).absolute() / f"{metadata.version('jaxlib')}-{_processor()}"
+    """Where programs for this processor are kept: under GRADFLOW_CACHE_DIR or the user's folder for caches.
+
+    Raises `RuntimeError` where the user has no home.
+    """
+    return (
+        Path(environment.get(FOLDER) or platformdirs.user_cache_path("gradflow", appauthor=False)).absolute()
+        / f"{metadata.version('jaxlib')}-{_processor()}"
+    )
 
 
 def why_off(environment: Mapping[str, str]) -> str:
     """Why nothing is kept; empty where it is. The folder is made, readable and writable by its owner alone."""
     if environment.get(ENABLED, "").lower() in ("false", "0", "f", "n", "no", "off"):
         return "it was turned off"
-    path = folder(environment)
+    try:
+        path = folder(environment)
+    except RuntimeError:
+        return f"this user has no home folder; {FOLDER} may name another"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = path.stat()

@@ -18,8 +18,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def sweep(tmp_path, name, *more):
+    """Its workers write what they warn of to the logs of their runs: there must be nothing."""
     result = call("sweep", "--net", "plain", *TINY, "--steps", 1, "--name", name, "--results", tmp_path, *more)
     assert result.code == 0, result.err
+    logs = [path.read_text() for path in (tmp_path / name / "runs").glob("*/log.txt")]
+    assert logs
+    assert "compilation cache" not in "".join(logs)
 
 
 def kept(cache):
@@ -61,6 +65,16 @@ def test_a_folder_that_others_can_write_is_not_used(cache):
     assert "by others" in compile_cache.why_off(environment)
     compile_cache.turn_on(environment)
     assert compile_cache.JAX_FOLDER not in environment
+
+
+def test_without_a_home_nothing_is_kept_in_the_current_directory(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(compile_cache.FOLDER)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where the system knows no home
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert "no home" in compile_cache.why_off(os.environ)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_not_used(cache):
