@@ -121,8 +121,9 @@ def pytest_cmdline_main(config):
     """Several processes share the tests out file by file: what a file prepares or compiles for several, one does once.
 
     In the order of their names, at whose end are short ones, not by the number of tests, which says little of the time.
+    Not the slow ones: half of them are in one file.
     """
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no" and config.option.markexpr != "slow":
         config.option.dist, config.option.loadscopereorder = "loadfile", False
 
 
