@@ -1,4 +1,4 @@
-"""The pages in docs/ that are programs: their code blocks, in order, run. Of `notebooks.md`, test_notebooks.py runs them."""
+"""The pages in docs/ that are programs: their code blocks, in order, run. Of notebooks.md see test_notebooks.py."""
 
 import os
 import re
