@@ -22,7 +22,7 @@ from gradflow.figures.sparkline import shorten, sparkline
 from gradflow.measure import spine
 from gradflow.reading import Reading
 from gradflow.reports.live import Unfailing
-from gradflow.runs import execute
+from gradflow.runs import train as training
 from gradflow.runs.settings import Run
 
 _SECONDS = 0.1  # between two looks: each waits for the device, which otherwise runs a step ahead of its reader
@@ -38,7 +38,7 @@ def train(run: Run, data: Dataset | None = None, progress: bool = False) -> Iter
     `reading.step`, `reading.loss`, `reading.train_error`, `reading.test_error`, and
     `reading.values`, `{quantity: {layer: float}}`. A diverged run goes on yielding: look at `reading.finite`.
     """
-    readings = execute.train(run, data)
+    readings = training.train(run, data)
     return _shown(readings, run.steps) if progress else readings
 
 

@@ -18,7 +18,7 @@ from gradflow.commands import describe
 from gradflow.errors import BadInput
 from gradflow.nets import googlenet
 from gradflow.nets.layers.normalisations import BatchNorm
-from gradflow.runs.execute import build_net
+from gradflow.runs.train import build_net
 from gradflow.training.step import gradients
 
 # papers.md section 8.1. Module: side and channels of its output, parameters, 1e6 multiply-adds.

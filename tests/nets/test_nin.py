@@ -12,7 +12,7 @@ import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
-from gradflow.runs.execute import build_net
+from gradflow.runs.train import build_net
 
 # papers.md section 7: output and parameters of each layer, ten classes.
 TABLE = [

@@ -22,7 +22,7 @@ import gradflow as gf
 from gradflow import nets
 from gradflow.commands import describe
 from gradflow.errors import BadInput
-from gradflow.runs.execute import build_net
+from gradflow.runs.train import build_net
 
 # papers.md section 9. Configuration: settings; parameters, with batch norm, those of convolutions; 1e9 multiply-adds.
 TABLE = {

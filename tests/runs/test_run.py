@@ -18,9 +18,10 @@ from gradflow.errors import BadInput
 from gradflow.nets import stack
 from gradflow.reading import NET
 from gradflow.runs import checkpoint, sweep
-from gradflow.runs.execute import build_net, execute, load_dataset, prepare
+from gradflow.runs.execute import execute
 from gradflow.runs.record import FORMAT, Record
 from gradflow.runs.settings import own_settings, settings_of
+from gradflow.runs.train import build_net, load_dataset, prepare
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 
