@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from gradflow.errors import BadInput
 from gradflow.nets import stack
 from gradflow.reading import NET, Reading
@@ -51,7 +53,8 @@ def execute(
     def checkpoint_at(step: int) -> bool:
         nonlocal stopping
         stopping = stop()
-        return stopping or step == run.steps or time.monotonic() - saved >= checkpoint_seconds
+        last = step == run.steps > 1  # a run of one step has nothing that it could go on from
+        return stopping or last or time.monotonic() - saved >= checkpoint_seconds
 
     status, step = "done", int(state.step)
     schedule = {"read_at": run.keeps, "test_at": run.tests, "pause_at": checkpoint_at, "rate_at": rates(run)}
@@ -88,7 +91,7 @@ def _add(record: Record, run: Run, reading: Reading) -> None:
 def _save(record: Record, run: Run, step: int, state: State) -> None:
     # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
     record.flush()
-    checkpoint.save(record.checkpoints, step, stack.unstack(state), record.name)
+    checkpoint.save(record.checkpoints, step, stack.unstack(jax.device_get(state)), record.name)
     record.write_status("running", step=step, steps=run.steps)
 
 

@@ -45,9 +45,9 @@ class Training:
         if batch % self.mesh.size:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
         batches.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
-        self.pixels = batch * math.prod(dataset.image_shape[:2])
-        joined = stack.stack_units(net, self.pixels)
-        graph, *_ = nets.split(joined)
+        joined = stack.stack_units(net, batch * math.prod(dataset.image_shape[:2]))
+        graph, params, _ = nets.split(joined)
+        self.rows = stack.stacked_names(params)
         points = nets.points_of(joined, dataset.image_shape)
         weighted = nets.weighted_layers(nets.split(net)[1])
         layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
@@ -90,7 +90,7 @@ class Training:
         """The state before the first step: the weights of `net`, the seed of batches and augmentation, and the
         optimiser's `hyperparameters` where they are not those that it was made with.
         """
-        _, params, rest = nets.split(stack.stack_units(net, self.pixels))
+        params, rest = (stack.restack(tree, self.rows) for tree in nets.split(net)[1:])
         key = jax.random.fold_in(jax.random.key(seed), 2)
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
         state = self._init(params, rest, key)
