@@ -63,6 +63,7 @@ SLOW = (
     ),
     "claims/test_diagnosis.py::test_every_committed_table_is_answered",
     "test_readme.py::test_every_number_of_a_verdict_is_printed_by_the_command_beside_it",
+    "test_log.py::test_every_measured_number_beside_a_judge_command_is_printed_by_it",
     "experiments/test_experiments.py::test_a_depth_sweep_of_another_activation_is_judged_by_its_law",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[alexnet]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[plain]",
