@@ -46,8 +46,11 @@ class Pool:
         A free worker takes first what has the program of what it just did: that is compiled already.
         """
         workers = min(len(jobs), len(self.processes))
-        waiting, current = [{**job, "workers": workers} for job in jobs], {}
-        last: dict[int, Event] = {}
+        waiting: dict[str, list[Event]] = {}  # by program, in order
+        for job in jobs:
+            waiting.setdefault(_compile_key(job), []).append({**job, "workers": workers})
+        current: dict[int, Event] = {}
+        last: dict[int, str] = {}  # the program of each worker
         for worker in range(len(self.processes)):
             self._assign(worker, waiting, current, last)
         while current:
@@ -67,15 +70,19 @@ class Pool:
                 del current[worker]
                 self._assign(worker, waiting, current, last)
 
-    def _assign(self, worker: int, waiting: list[Event], current: dict[int, Event], last: dict[int, Event]) -> None:
+    def _assign(
+        self, worker: int, waiting: dict[str, list[Event]], current: dict[int, Event], last: dict[int, str]
+    ) -> None:
         if not waiting:
             return
-        others = [_compile_key(job) for other, job in last.items() if other != worker]
-        same = [job for job in waiting if worker in last and _compile_key(job) == _compile_key(last[worker])]
-        fresh = [job for job in waiting if _compile_key(job) not in others]
-        job = (same or fresh or waiting)[0]
-        waiting.remove(job)
-        current[worker] = last[worker] = job
+        others = {key for other, key in last.items() if other != worker}
+        key = last.get(worker)
+        if key not in waiting:
+            key = next((one for one in waiting if one not in others), next(iter(waiting)))
+        job = waiting[key].pop(0)
+        if not waiting[key]:
+            del waiting[key]
+        current[worker], last[worker] = job, key
         process = self.processes[worker]
         if process is None or process.poll() is not None:
             process = self._spawn(worker)
