@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,18 +42,12 @@ class Pool:
         self.events: queue.Queue[tuple[int, subprocess.Popen, Event | None]] = queue.Queue()
 
     def run(self, jobs: list[Event]) -> Iterator[Event]:
-        """Hands the jobs out and yields what happens to them, until each has ended one way or another.
-
-        A free worker takes first what has the program of what it just did: that is compiled already.
-        """
+        """Hands the jobs out and yields what happens to them, until each has ended one way or another."""
         workers = min(len(jobs), len(self.processes))
-        waiting: dict[str, list[Event]] = {}  # by program, in order
-        for job in jobs:
-            waiting.setdefault(_compile_key(job), []).append({**job, "workers": workers})
+        waiting = Jobs({**job, "workers": workers} for job in jobs)
         current: dict[int, Event] = {}
-        last: dict[int, str] = {}  # the program of each worker
         for worker in range(len(self.processes)):
-            self._assign(worker, waiting, current, last)
+            self._assign(worker, waiting, current)
         while current:
             worker, process, event = self.events.get()
             if worker not in current or self.processes[worker] is not process:
@@ -68,21 +63,13 @@ class Pool:
             yield event
             if event["event"] not in ("started", "reading", "note"):
                 del current[worker]
-                self._assign(worker, waiting, current, last)
+                self._assign(worker, waiting, current)
 
-    def _assign(
-        self, worker: int, waiting: dict[str, list[Event]], current: dict[int, Event], last: dict[int, str]
-    ) -> None:
-        if not waiting:
+    def _assign(self, worker: int, waiting: "Jobs", current: dict[int, Event]) -> None:
+        job = waiting.take(worker)
+        if job is None:
             return
-        others = {key for other, key in last.items() if other != worker}
-        key = last.get(worker)
-        if key not in waiting:
-            key = next((one for one in waiting if one not in others), next(iter(waiting)))
-        job = waiting[key].pop(0)
-        if not waiting[key]:
-            del waiting[key]
-        current[worker], last[worker] = job, key
+        current[worker] = job
         process = self.processes[worker]
         if process is None or process.poll() is not None:
             process = self._spawn(worker)
@@ -133,12 +120,37 @@ class Pool:
                 process.stdin.close()
 
 
+class Jobs:
+    """Jobs that wait for a worker, in order, but that each worker goes on with the program that it has compiled."""
+
+    def __init__(self, jobs: Iterable[Event]):
+        self.by_program: dict[str, deque[Event]] = {}
+        self.last: dict[int, str] = {}  # the program of what each worker took last
+        for job in jobs:
+            self.by_program.setdefault(_program(job), deque()).append(job)
+
+    def take(self, worker: int) -> Event | None:
+        """The next job of a worker: one of the program of its last, or of one that no other worker has, or any."""
+        if not self.by_program:
+            return None
+        program = self.last.get(worker)
+        if program not in self.by_program:
+            others = {self.last[other] for other in self.last if other != worker}
+            program = next((one for one in self.by_program if one not in others), next(iter(self.by_program)))
+        self.last[worker] = program
+        jobs = self.by_program[program]
+        job = jobs.popleft()
+        if not jobs:
+            del self.by_program[program]
+        return job
+
+
 def _exit_reason(code: int) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"its process {how}"
 
 
-def _compile_key(job: Event) -> str:
+def _program(job: Event) -> str:
     """What the job's program depends on; of a net's settings all but its initialisation, though a user's own may mean
     by that what it likes: only the order of runs follows from this.
     """

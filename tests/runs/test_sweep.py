@@ -145,6 +145,22 @@ def test_the_workers_share_the_cores():
         assert set(cores) <= set(range(8))
 
 
+def test_a_worker_goes_on_with_the_program_that_it_has_compiled():
+    """Rate and seed are no part of it, the depth is."""
+    runs = [
+        gf.Run(depth=depth, learning_rate=rate, seed=seed)
+        for seed in (0, 1)
+        for rate in (0.1, 1)
+        for depth in (8, 14, 20)
+    ]
+    waiting = pool.Jobs({"run": str(i), "settings": run.settings} for i, run in enumerate(runs))
+    depths = [[], []]
+    for worker in (0, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0):  # in the order in which they are free
+        depths[worker] += [job["settings"]["depth"] for job in [waiting.take(worker)] if job]
+    assert depths == [[8, 8, 8, 8, 20, 20, 20, 20], [14, 14, 14, 14]]
+    assert waiting.take(0) is None
+
+
 def test_two_runs_of_one_result_have_one_record(tmp_path):
     runs = gf.grid(2, depth=(8, 8), net=("plain",))
     found = sweep.records(runs, tmp_path)
