@@ -75,7 +75,7 @@ def reading(
 def _flow(plan: Plan, spec: ReadingSpec, flow: Mapping[str, sinks.Sink]) -> dict[str, Any]:
     forward, backward, names = {}, {}, {}
     for number, point in enumerate(plan.points):
-        sink = flow[point.found.key]
+        sink = flow[point.read_at]
         once = sink.told[..., -1] == 1
         seen = jnp.where(once[..., None], sink.told[..., :-1], jnp.nan)
         # Under names without a slash: those of many layers are joined, and a layer's own name may be anything.

@@ -153,7 +153,7 @@ class Reader(Tracker):
         if key not in self.flow:
             return x
         self.met.add(key)
-        return sinks.read(key, jnp.asarray(x), sinks.Sink(*(self._here(sink) for sink in self.flow[key])))
+        return sinks.read(jnp.asarray(x), sinks.Sink(*(self._here(sink) for sink in self.flow[key])))
 
     def enter(self, key: str, x: jax.Array) -> tuple[jax.Array, Callable[[Any], Any]]:
         """`x`, whose gradient is told apart where the call is that of a unit."""

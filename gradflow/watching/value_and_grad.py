@@ -75,7 +75,7 @@ def examples_of(arguments: tuple, keywords: Mapping[str, Any]) -> int | None:
 
 def _read(watched: Watched, plan: plans.Plan, given: Pure, read: Any) -> Any:
     shapes, root = watched.shapes(given.params), watched.root_is_point
-    flow = {point.found.key: _sink(point, read) for point in plan.points}
+    flow = {point.read_at: _sink(point, read) for point in plan.points}
     units = {point.found.call: _unit_sink(point, read) for point in plan.points if point.unit}
     frames = {point.found.call: (point.found.dtype, len(point.sizes)) for point in plan.points}
 
