@@ -26,7 +26,9 @@ class Attention(nn.Module):
 
     def forward(self, x):
         batch, length, width = x.shape
-        heads = (layer(x).view(batch, length, HEADS, -1).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        heads = (
+            layer(x).view(batch, length, HEADS, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
         y = functional.scaled_dot_product_attention(*heads, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 

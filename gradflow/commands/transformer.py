@@ -44,7 +44,9 @@ class Transformer(nnx.Module):
         return self.head(self.norm(x))
 
 
-def make(depth: int, width: int, length: int, batch: int, record: bool) -> tuple[Callable[[], Any], Callable[[bool], Any]]:
+def make(
+    depth: int, width: int, length: int, batch: int, record: bool
+) -> tuple[Callable[[], Any], Callable[[bool], Any]]:
     """`lower()`, the traced program of a step that is read, and `step(read)`, which takes one and returns its reading;
     not recorded it is the same step without gradflow, and returns the loss.
     """

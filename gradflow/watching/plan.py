@@ -96,8 +96,9 @@ def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point]
     same = dependencies.same(closed)
 
     def point(key: str, how: Passed) -> Point:
-        found = search.found[key]
-        return _point(found, how, names[found.call], search.entered, same.get(key, key))
+        found, before = search.found[key], same.get(key, key)
+        read_at = before if search.found[before].frames == found.frames else key  # not where a vmap lies between
+        return _point(found, how, names[found.call], search.entered, read_at)
 
     return [point(key, how) for key, how in passed.items()], passed
 
