@@ -178,7 +178,7 @@ def take_turns(table, scratch, start, size, net, depths, settings):
 
 
 def variants(size, depths, blocks):
-    """Recorded and not; at 32x32 also all depths, the plain twin, and PyTorch's; of the transformer PyTorch's of both."""
+    """Recorded and not; at 32x32 also all depths, the plain twin, and PyTorch's; the transformer in both tools."""
     if size == "transformer":
         tools = ("gradflow", "torch") if python_with_torch() else ("gradflow",)
         both = [{"net": size, "depth": blocks, "record": record} for record in (True, False)]

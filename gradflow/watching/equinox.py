@@ -12,7 +12,6 @@ import jax
 
 from gradflow.nets.calls import Marks, is_value
 
-
 _CARRIED = ("__module__", "__name__", "__qualname__", "__doc__")  # through every transform, as of a wrapped function
 
 

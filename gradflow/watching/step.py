@@ -59,9 +59,9 @@ def recorded_step(
     """A compiled training step that reads: `step = gf.recorded_step(model, optax.adam(1e-3), loss)`, `step(batch)`.
 
     `model` is an `nnx.Module`, which is updated in place, an Equinox module (`step.model` is the one after the last
-    step), a Linen module with its `params` (`step.params` are those after the last step), or `gf.watch(...)` of one. `loss(model, batch)`, of a Linen module `loss(params, batch)`, is
-    the mean over the examples of a batch. `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what
-    cannot be watched.
+    step), a Linen module with its `params` (`step.params` are those after the last step), or `gf.watch(...)` of one.
+    `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean over the examples of a batch.
+    `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what cannot be watched.
     """
     return RecordedStep(as_watched(model), optimiser, loss, params)
 
@@ -94,7 +94,7 @@ def as_watched(model: Any) -> Watched:
 
 
 def _split(watched: Watched, params: Any) -> tuple[Any, Any, Any]:
-    """`(join, params, rest)`: what is trained, the model's other arrays, and what joins them to a loss's first argument."""
+    """`(join, params, rest)`: what is trained, the other arrays, and what joins them to a loss's first argument."""
     model = watched.model
     if watched.is_linen and params is None:
         raise BadInput("a Linen module has no parameters in it: give them as params=model.init(...)")

@@ -10,8 +10,8 @@ from flax import nnx
 from gradflow import hooks
 from gradflow.errors import BadInput
 from gradflow.hooks import make_sinks
-from gradflow.watching import plan as plans
 from gradflow.watching import equinox, sinks
+from gradflow.watching import plan as plans
 from gradflow.watching.pure import Pure, pure
 from gradflow.watching.reading import WatchedReading, reading
 from gradflow.watching.tracker import Reader
@@ -25,10 +25,10 @@ def value_and_grad(
 
     `gf.value_and_grad(loss, watched)(params, batch)` returns `(loss, gradients, reading)`, with `has_aux`
     `((loss, aux), gradients, reading)`. The first argument is what the loss is differentiated by: a tree of parameters,
-    from which `loss` makes the model (`nnx.merge`, `model.apply`), or the `nnx.Module` itself, whose `wrt` variables
-    are and whose other ones (running statistics, counts of random numbers) are updated in place, or an Equinox module,
-    as in `equinox.filter_value_and_grad`. It works inside `jax.jit`, `nnx.jit` and `equinox.filter_jit`, and the reading is a pytree. `read=False` reads nothing and costs nothing; an array there
-    decides it at each step.
+    from which `loss` makes the model (`nnx.merge`, `model.apply`); or the `nnx.Module` itself, whose `wrt` variables
+    are and whose other ones (running statistics, counts of random numbers) are updated in place; or an Equinox module,
+    as in `equinox.filter_value_and_grad`. It works inside `jax.jit`, `nnx.jit` and `equinox.filter_jit`, and the
+    reading is a pytree. `read=False` reads nothing and costs nothing; an array there decides it at each step.
 
     The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`: see `watch`.
 
