@@ -116,8 +116,8 @@ def watched(model: Any, watcher: Watcher, marks: Marks = NNX) -> Iterator[None]:
     A model of the same type that has none, because it was merged inside, is marked when it is called or merged.
     """
     found = {place for _, module in marks.modules(model) for place in _methods(module, marks)}
-    places = {(kind, name): functools.partial(_by_watcher, is_call=name == "__call__") for kind, name in found}
-    places[marks.maker] = _marking
+    wraps = {(kind, name): functools.partial(_by_watcher, is_call=name == "__call__") for kind, name in found}
+    places = {**wraps, marks.maker: _marking}
     root = _Root(type(model), marks, [])
     active, outer = ACTIVE.set(watcher), _ROOT.set(root)
     try:
