@@ -14,7 +14,7 @@ import numpy as np
 
 from gradflow.errors import BadInput
 from gradflow.hooks import STACK_MARK, Point, unstacked_names
-from gradflow.reductions import norm, norms
+from gradflow.reductions import LARGE, norm, norms
 
 
 class Quantity(NamedTuple):
@@ -167,12 +167,17 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(known, jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1), jnp.nan)
 
 
-def measure_weights(spec: ReadingSpec, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
-    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `spec.layers`."""
-    return {quantity: _layer_norms(tree, spec.layers) for quantity, tree in trees.items()}
+def measure_weights(
+    spec: ReadingSpec, large: int = LARGE, **trees: Mapping[str, Mapping[str, Any]]
+) -> dict[str, jax.Array]:
+    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `spec.layers`.
+
+    `large` is as for `reductions.norm`.
+    """
+    return {quantity: _layer_norms(tree, spec.layers, large) for quantity, tree in trees.items()}
 
 
-def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> jax.Array:
+def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str], large: int) -> jax.Array:
     """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile; a joined
     row is read where it lies.
     """
@@ -183,7 +188,7 @@ def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
     found = []
     for members in kinds.values():
         rows = [_rows(layers, members, key) for key in sorted(layers[members[0]])]
-        each = [norms(one, jnp.promote_types(one[0].dtype, jnp.float32)) for one in rows]
+        each = [norms(one, jnp.promote_types(one[0].dtype, jnp.float32), large) for one in rows]
         found.append(each[0] if len(each) == 1 else jax.vmap(lambda of: norm(of, of.dtype))(jnp.stack(each, 1)))
     read = [name for members in kinds.values() for joint in members for name in unstacked_names(joint)]
     return _reorder(jnp.concatenate(found), read, names)

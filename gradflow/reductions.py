@@ -30,16 +30,16 @@ def norm(x: jax.Array, dtype=jnp.float32, large: int = LARGE) -> Scalar:
     return jax.lax.cond(_safe(squares), lambda x: jnp.sqrt(squares), careful, x)
 
 
-def norms(arrays: Sequence[jax.Array] | jax.Array, dtype=jnp.float32) -> jax.Array:
+def norms(arrays: Sequence[jax.Array] | jax.Array, dtype=jnp.float32, large: int = LARGE) -> jax.Array:
     """`norm` of each of several arrays of one shape, or of one's rows, as a vector.
 
     Small ones are read as one, so that many are not more to compile; large ones where they lie, and they share one
-    branch: under `vmap` each would compute both sides of its own.
+    branch: under `vmap` each would compute both sides of its own. `large` is as for `norm`.
     """
     stack = lambda arrays: arrays if isinstance(arrays, jax.Array) else jnp.stack(arrays)  # noqa: E731
     arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
     one = jax.eval_shape(lambda arrays: arrays[0], arrays)
-    if not _is_summed_first(one):
+    if not _is_summed_first(one, large):
         return jax.vmap(lambda x: norm(x, dtype))(stack(arrays))
     careful = _norm_in_float64 if _has_float64(one) else _scaled_norm
     squares = jnp.stack([_total(jnp.square(x)) for x in arrays])

@@ -150,7 +150,7 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
             rows = {
                 _joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)
             }
-            found |= measure_weights(own, **{quantity: rows})
+            found |= measure_weights(own, sinks.MANY, **{quantity: rows})
     return found
 
 
