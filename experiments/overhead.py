@@ -27,12 +27,13 @@ import pandas as pd
 import gradflow as gf
 
 DIGITS = {"image": 8, "batch": 32, "channels": 1, "padding": "circular", "cores": 1}  # as `depth_sweep` has them
-SIZES = {"32x32": {"image": 32, "batch": 128}, "digits": DIGITS}
+WATCHED = {"width": 256, "length": 64, "batch": 4, "cores": 1}  # a user's own transformer, by `gf.watch`
+SIZES = {"32x32": {"image": 32, "batch": 128}, "digits": DIGITS, "transformer": WATCHED}
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"depth": (8, 10), "sizes": {"32x32": {"image": 8, "batch": 16}}}
-    | {"starts": 1, "seeds": 2, "steps": 2, "first": ("residual",), "job": False},
+    "smoke": {"depth": (8, 10), "sizes": {"32x32": {"image": 8, "batch": 16}, "transformer": WATCHED | {"width": 8}}}
+    | {"blocks": 1, "starts": 1, "seeds": 2, "steps": 2, "first": ("residual",), "job": False},
     "default": {"depth": (20, 56, 110), "sizes": SIZES}
-    | {"starts": 3, "seeds": 3, "steps": 5, "first": ("plain", "residual"), "job": True},
+    | {"blocks": 12, "starts": 3, "seeds": 3, "steps": 5, "first": ("plain", "residual"), "job": True},
 }
 PRESETS["full"] = PRESETS["default"] | {"depth": (20, 56, 110, 200), "seeds": 6}
 TESTS = Path(__file__).parent.parent / "tests"
@@ -51,6 +52,9 @@ BARS = {  # the claim, its statistic, and the number that it is to be at most
     "kernels, digits": ("recording adds few kernels, digits", f"kernels of the compiled step, {COUNT}", 1.2),
     "peak, 32x32": ("recording needs no memory at run time, 32x32", f"peak resident size, {COUNT}", 1.05),
     "peak, digits": ("recording needs no memory at run time, digits", f"peak resident size, {COUNT}", 1.05),
+    "every, transformer": ("watching costs little, read every step", f"{ROUND}, read / not watched", 1.05),
+    "tenth, transformer": ("watching costs little, read every tenth step", f"{ROUND}, read / not watched", 1.05),
+    "memory, transformer": ("watching keeps no activations", f"temporary memory of the compiled step, {COUNT}", 1.05),
     "compile, 32x32": ("56 layers are soon compiled, 32x32", f"{SECONDS} to trace and compile", 2.0),
     "compile, digits": ("56 layers are soon compiled, digits", f"{SECONDS} to trace and compile", 2.0),
     "first, plain, empty": ("plain-56 is soon read, compile cache empty", f"{SECONDS} from `python`", 3.5),
@@ -153,11 +157,12 @@ def take_turns(table, scratch, start, size, net, depths, settings):
     """A process for each variant of this size, which make a few steps in turn, round after round."""
     watches, steps = [], settings["steps"] * (4 if size == "digits" else 1)  # those are short
     try:
-        for place, variant in enumerate(variants(size, depths)):
+        for place, variant in enumerate(variants(size, depths, settings["blocks"])):
             watches.append((variant, watch(variant, net, scratch / f"{size}-{place}")))
         for turn in range(settings["seeds"]):
             for variant, one in watches:
-                tenth = variant == {"net": "residual", "depth": depths[1], "tool": "gradflow", "record": True}
+                main = variant["net"] == "transformer" or (variant["net"], variant["depth"]) == ("residual", depths[1])
+                tenth = main and variant["record"] and variant["tool"] == "gradflow"
                 for read in (1, 10) if tenth else (1,):
                     said = one.steps(max(steps, read), read)
                     numbers = {"step_seconds": said["seconds"]}
@@ -172,8 +177,12 @@ def take_turns(table, scratch, start, size, net, depths, settings):
             one.__exit__(None, None, None)
 
 
-def variants(size, depths):
-    """Recorded and not; at 32x32 also all depths, the plain twin, and PyTorch's."""
+def variants(size, depths, blocks):
+    """Recorded and not; at 32x32 also all depths, the plain twin, and PyTorch's; the transformer in both tools."""
+    if size == "transformer":
+        tools = ("gradflow", "torch") if python_with_torch() else ("gradflow",)
+        both = [{"net": size, "depth": blocks, "record": record} for record in (True, False)]
+        return [one | {"tool": tool} for tool in tools for one in both]
     residual = [{"net": "residual", "depth": depth, "tool": "gradflow", "record": True} for depth in depths]
     several = [residual[1], residual[1] | {"record": False}]
     if size == "32x32":
@@ -187,7 +196,8 @@ def watch(variant, net, cache):
     """The process of a variant, which finds nothing compiled."""
     settings = net | {key: variant[key] for key in ("net", "depth", "record")}
     if variant["tool"] == "torch":
-        return gf.Stopwatch(settings, [str(TESTS / "torch_step.py")], python_with_torch() or sys.executable)
+        program = "torch_transformer.py" if variant["net"] == "transformer" else "torch_step.py"
+        return gf.Stopwatch(settings, [str(TESTS / program)], python_with_torch() or sys.executable)
     return gf.Stopwatch(settings, environment=environment(cache))
 
 
@@ -302,13 +312,14 @@ def claimed(table, depths):
         for net in ("plain", "residual"):
             numbers[f"first, {net}, {state}"] = median("first_reading_seconds", net=net, cache=state)
     for size in SIZES:
-        which: Any = {"net": "residual", "depth": main, "size": size}
+        net: Any = {"net": size} if size == "transformer" else {"net": "residual", "depth": main}
+        which = net | {"size": size}
         silent = median(read=0, **which)
         first, others = table[table.step % 10 == 1], table[table.step % 10 != 1]
         read, unread = median(of=first, **which | {"read": 10}), median(of=others, **which | {"read": 10})
         tenth = {seed: (read[seed] + 9 * unread[seed]) / 10 for seed in read if seed in unread}
         numbers |= {f"every, {size}": ratio(median(**which), silent), f"tenth, {size}": ratio(tenth, silent)}
-        for name, quantity in (("kernels", "kernels"), ("peak", "peak_megabytes")):
+        for name, quantity in (("kernels", "kernels"), ("peak", "peak_megabytes"), ("memory", "temporary_megabytes")):
             numbers[f"{name}, {size}"] = ratio(median(quantity, **which), median(quantity, read=0, **which))
         traced, compiled = median("trace_seconds", **which), median("compile_seconds", **which)
         numbers[f"compile, {size}"] = {seed: traced[seed] + compiled[seed] for seed in traced}
@@ -332,7 +343,7 @@ def bends(by_depth):
 
 def facts(table):
     """Every number that was measured, as medians over rounds."""
-    how = {0: "not recorded", 1: "read every step", 10: "read every tenth step"}
+    how = {0: "not recorded", 1: "read every step", 10: "read every tenth step"}  # of a transformer: not watched
     found = {}
     for key, rows in table.groupby(["quantity", "tool", "net", "depth", "size", "read", "cache"]):
         quantity, tool, net, depth, size, read, cache = key

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradflow.errors import BadInput
 from gradflow.hooks import STACK_MARK, Point, unstacked_names
-from gradflow.reductions import norm
+from gradflow.reductions import LARGE, norm, norms
 
 
 class Quantity(NamedTuple):
@@ -167,12 +167,17 @@ def cosine(both: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(known, jnp.clip((both**2 - a**2 - b**2) / (2 * a * b), -1, 1), jnp.nan)
 
 
-def measure_weights(spec: ReadingSpec, **trees: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
-    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `spec.layers`."""
-    return {quantity: _layer_norms(tree, spec.layers) for quantity, tree in trees.items()}
+def measure_weights(
+    spec: ReadingSpec, large: int = LARGE, **trees: Mapping[str, Mapping[str, Any]]
+) -> dict[str, jax.Array]:
+    """For each `quantity=tree`, tree = {layer: its arrays}, the layers' Frobenius norms over `spec.layers`.
+
+    `large` is as for `reductions.norm`.
+    """
+    return {quantity: _layer_norms(tree, spec.layers, large) for quantity, tree in trees.items()}
 
 
-def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> jax.Array:
+def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str], large: int) -> jax.Array:
     """One norm a layer. Those of equal shape are read together, so that a deep net is not more to compile; a joined
     row is read where it lies.
     """
@@ -180,18 +185,15 @@ def _layer_norms(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
     for name, arrays in layers.items():
         kind = tuple((key, leaf.shape, leaf.dtype) for key, leaf in sorted(arrays.items()))
         kinds.setdefault(name if STACK_MARK in name else kind, []).append(name)
-    norms = []
+    found = []
     for members in kinds.values():
-        rows = layers[members[0]] if STACK_MARK in members[0] else jax.tree.map(_stack, *map(layers.get, members))
-        norms.append(jax.vmap(_layer_norm)(rows))
-    found = [name for members in kinds.values() for joint in members for name in unstacked_names(joint)]
-    return _reorder(jnp.concatenate(norms), found, names)
+        rows = [_rows(layers, members, key) for key in sorted(layers[members[0]])]
+        each = [norms(one, jnp.promote_types(one[0].dtype, jnp.float32), large) for one in rows]
+        found.append(each[0] if len(each) == 1 else jax.vmap(lambda of: norm(of, of.dtype))(jnp.stack(each, 1)))
+    read = [name for members in kinds.values() for joint in members for name in unstacked_names(joint)]
+    return _reorder(jnp.concatenate(found), read, names)
 
 
-def _stack(*arrays: jax.Array) -> jax.Array:
-    return jnp.stack(arrays)
-
-
-def _layer_norm(arrays: Mapping[str, Any]) -> jax.Array:
-    norms = [norm(leaf, jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(arrays)]
-    return norms[0] if len(norms) == 1 else norm(jnp.stack(norms), norms[0].dtype)
+def _rows(layers: Mapping[str, Mapping[str, Any]], members: Sequence[str], key: str) -> Any:
+    """An array of each of several layers; where they are one joined row, that as it is."""
+    return layers[members[0]][key] if STACK_MARK in members[0] else [layers[name][key] for name in members]

@@ -6,6 +6,8 @@ on a CPU many entries are summed several times as fast in float32: there the sum
 safely inside the range all is divided by the largest entry first (as LAPACK's nrm2 does), which takes twice as long.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,21 +17,45 @@ from gradflow.arrays import Scalar
 LARGE = 2**17  # entries; below, a branch costs more than it saves
 
 
-def norm(x: jax.Array, dtype=jnp.float32) -> Scalar:
-    """The Frobenius norm, right over the whole range of `dtype`."""
+def norm(x: jax.Array, dtype=jnp.float32, large: int = LARGE) -> Scalar:
+    """The Frobenius norm, right over the whole range of `dtype`.
+
+    From `large` entries on, a sum in that dtype is tried first, where it is the faster one.
+    """
     x = x.astype(dtype)
     careful = _norm_in_float64 if _has_float64(x) else _scaled_norm
-    if not _is_summed_first(x):
+    if not _is_summed_first(x, large):
         return careful(x)
     squares = _total(jnp.square(x))
     return jax.lax.cond(_safe(squares), lambda x: jnp.sqrt(squares), careful, x)
 
 
-def summary(x: jax.Array) -> jax.Array:
-    """Mean, standard deviation and share of exact zeros over all entries of an activation: shape `(3,)`."""
+def norms(arrays: Sequence[jax.Array] | jax.Array, dtype=jnp.float32, large: int = LARGE) -> jax.Array:
+    """`norm` of each of several arrays of one shape, or of one's rows, as a vector.
+
+    Small ones are read as one, so that many are not more to compile; large ones where they lie, and they share one
+    branch: under `vmap` each would compute both sides of its own. `large` is as for `norm`.
+    """
+    stack = lambda arrays: arrays if isinstance(arrays, jax.Array) else jnp.stack(arrays)  # noqa: E731
+    arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
+    one = jax.eval_shape(lambda arrays: arrays[0], arrays)
+    if not _is_summed_first(one, large):
+        return jax.vmap(lambda x: norm(x, dtype))(stack(arrays))
+    careful = _norm_in_float64 if _has_float64(one) else _scaled_norm
+    squares = jnp.stack([_total(jnp.square(x)) for x in arrays])
+    return jax.lax.cond(
+        jnp.all(_safe(squares)), lambda _: jnp.sqrt(squares), lambda arrays: jax.vmap(careful)(stack(arrays)), arrays
+    )
+
+
+def summary(x: jax.Array, large: int = LARGE) -> jax.Array:
+    """Mean, standard deviation and share of exact zeros over all entries of an activation: shape `(3,)`.
+
+    `large` is as for `norm`.
+    """
     x = jax.lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
     careful = _summary_in_float64 if _has_float64(x) else _scaled_summary
-    if not _is_summed_first(x):
+    if not _is_summed_first(x, large):
         return careful(x)
     mean, squares = _total(x) / x.size, _total(jnp.square(x))
     zeros = jnp.clip(1 - _total(jnp.abs(jnp.sign(x))) / x.size, 0, 1)  # a share also after rounding
@@ -42,9 +68,9 @@ def _has_float64(x) -> bool:
     return x.dtype == jnp.float32 and jax.default_backend() != "tpu"
 
 
-def _is_summed_first(x) -> bool:
+def _is_summed_first(x, large: int = LARGE) -> bool:
     """Whether a sum in the array's own dtype is tried first, because a careful one takes several times as long."""
-    return x.size >= LARGE and (jax.default_backend() == "cpu" or not _has_float64(x))
+    return x.size >= large and (jax.default_backend() == "cpu" or not _has_float64(x))
 
 
 def _safe(squares):

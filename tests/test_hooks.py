@@ -119,6 +119,25 @@ def test_norm_of_nothing_is_zero_and_of_what_is_not_finite_is_not_finite():
     assert reductions.norm(jnp.array([1.0, -np.inf])) == np.inf
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (2**9, 2**9)])
+@pytest.mark.parametrize("together", [list, jnp.stack])
+def test_norms_of_several_arrays_are_those_of_each_whatever_their_scales(shape, together):
+    assert (math.prod(shape) > reductions.LARGE) == (shape != (3, 5))
+    draw = np.random.default_rng(0)
+    for scales in ((1.0, 2.0, 3.0), (1e-30, 0.0, 1e30)):
+        arrays = [(draw.normal(size=shape) * scale).astype(np.float32) for scale in scales]
+        seen = jax.jit(reductions.norms)(together([jnp.asarray(x) for x in arrays]))
+        np.testing.assert_allclose(seen, [np.linalg.norm(x.astype(np.float64)) for x in arrays], rtol=2e-6)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e4])
+def test_a_summary_is_right_wherever_a_sum_in_float32_is_tried_first(mean):
+    x = np.maximum(np.random.default_rng(0).normal(mean, 1, (40, 50, 20)), 0).astype(np.float32)
+    expected = [x.mean(dtype=np.float64), x.std(dtype=np.float64), np.mean(x == 0)]
+    for large in (reductions.LARGE, 2**14, 1):
+        np.testing.assert_allclose(reductions.summary(jnp.asarray(x), large), expected, rtol=2e-5, atol=1e-6)
+
+
 LARGE = (2, 300, 300, 2)  # where readings take one pass if the range allows it
 assert math.prod(LARGE) > reductions.LARGE
 

@@ -63,6 +63,45 @@ def test_a_notebook_shows_runs_tables_figures_and_sweeps_by_themselves(tmp_path)
     assert len(wrong[0].text.splitlines()) == 1
 
 
+LOOP = """
+optimiser = optax.sgd(0.1)
+@jax.jit
+def step(params, moments):
+    _, gradients, reading = gf.value_and_grad(loss, watched)(params, x)
+    updates, moments = optimiser.update(gradients, moments)
+    return optax.apply_updates(params, updates), moments, reading
+moments = optimiser.init(params)
+with gf.record("results/" + name, settings={"net": name, "depth": 3}) as log:
+    for number in (1, 2, 3):
+        params, moments, reading = step(params, moments)
+        log(number, reading)
+reading"""
+
+
+def test_models_of_a_users_own_are_watched_trained_recorded_and_drawn(tmp_path):
+    start, *shown = execute(
+        tmp_path,
+        "import jax, jax.numpy as jnp, optax, gradflow as gf\nfrom flax import linen, nnx\nx = jnp.ones((4, 8))",
+        "name = 'nnx'\nmodel = nnx.Sequential(*[nnx.Linear(8, 8, rngs=nnx.Rngs(i)) for i in range(3)])\n"
+        "graph, params = nnx.split(model)\nwatched = gf.watch(model)\n"
+        "loss = lambda params, x: jnp.mean((nnx.merge(graph, params)(x) - 1) ** 2)",
+        LOOP,
+        "gf.plot_gradient_flow(model, x, lambda model, x: jnp.mean((model(x) - 1) ** 2))",
+        "name = 'linen'\nmodel = linen.Sequential([linen.Dense(8), jnp.tanh, linen.Dense(8)])\n"
+        "params = model.init(jax.random.key(0), x)\nwatched = gf.watch(model)\n"
+        "loss = lambda params, x: jnp.mean((model.apply(params, x) - 1) ** 2)",
+        LOOP,
+        "gf.plot_gradient_flow(watched, x, loss, params=params)",
+        "gf.plot.gradient_curves('results/nnx')",
+    )
+    assert start == []
+    defined, tables, pictures = (shown[0], shown[3]), (shown[1], shown[4]), (shown[2], shown[5], shown[6])
+    assert all(outputs == [] for outputs in defined)
+    assert all(kinds(outputs) == {"text/plain", "text/html"} for outputs in tables)
+    assert all("layers/2" in "".join(one.data["text/html"] for one in outputs) for outputs in tables[:1])
+    assert all(kinds(outputs) == {"text/plain", "image/png"} for outputs in pictures)
+
+
 def test_the_cells_of_the_documentation_run_and_show_what_it_says(tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "notebooks.md").read_text()
     blocks = re.findall(r"```python\n(.+?)```", page, re.S)

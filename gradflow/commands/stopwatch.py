@@ -95,46 +95,30 @@ def serve(settings: str) -> None:
     `settings` is JSON: those of `nets.build`, and `net`, `image` (side in pixels), `batch`, `record`; `channels` of the
     images where they are not 3, `cores` where not all are to be used. For each line `count` or `count read` on standard
     input: that many steps, of which the first and then every `read`-th is read, the readings fetched one step pending
-    as in `Training.readings`.
+    as in `Training.readings`. The net `transformer` is watched in a loop of its own (`depth`, `width`, `length`,
+    `batch`, `record`).
     """
     begun = time.perf_counter()
     given = json.loads(settings)
     if (cores := given.pop("cores", None)) and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])  # before JAX counts them
     import jax
-    import numpy as np
 
-    from gradflow import nets
-    from gradflow.data import batches
-    from gradflow.data.dataset import Dataset
-    from gradflow.training import optimiser as optim
-    from gradflow.training.loop import Training
-
-    net, side, batch, record = (given.pop(name) for name in ("net", "image", "batch", "record"))
-    channels = given.pop("channels", 3)
     imported = time.perf_counter()
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (8 * batch, side, side, channels), np.uint8)
-    labels = draw.integers(0, 10, len(images)).astype(np.int32)
-    dataset = Dataset("random", images, labels, images[:1], labels[:1], tuple("0123456789"), "")
-    built = nets.build(net, classes=10, channels=channels, **given)
-    optimiser = optim.optimiser("sgd", optim.schedule("constant", 0.01, 1), 0.9, 1e-4)
-    training = Training(built, dataset, optimiser, batch=batch, record=record)
-    state = training.start(built, 0)
+    lower, step, wait = (_of_a_transformer if given["net"] == "transformer" else _of_a_net)(given)
     made = time.perf_counter()
-    traced = training.lower(state)
+    traced = lower()
     lowered = time.perf_counter()
     compiled = traced.compile()
     done = time.perf_counter()
     memory, kernels = compiled.memory_analysis(), count_kernels(compiled.as_text())
     del traced, compiled  # a run has the step in memory once
-    number, pending = 0, None
+    pending = None
 
-    def step(read: bool = True) -> float:
-        nonlocal state, number, pending
+    def timed(read: bool = True) -> float:
+        nonlocal pending
         started = time.perf_counter()
-        state, arrays = training.step(state, 0, number, read)
-        number += 1
+        arrays = step(read)
         if pending is not None:
             jax.device_get(pending)
         pending = arrays if read else None
@@ -142,8 +126,10 @@ def serve(settings: str) -> None:
         jax.block_until_ready(arrays)
         return time.perf_counter() - started
 
-    step()  # the first one compiles again, or finds what is compiled
-    step()
+    timed()  # the first one compiles again, or finds what is compiled
+    timed()
+    if not wait:
+        timed(False)
     _reset_peak()
     ready = {
         "ready": True,
@@ -157,11 +143,52 @@ def serve(settings: str) -> None:
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         count, read = (*map(int, line.split()), 1)[:2]
-        seconds = [step(i % read == 0) for i in range(count)]
-        waited = time.perf_counter()
+        seconds = [timed(i % read == 0) for i in range(count)]
+        waited = {"input_seconds": wait()} if wait else {}
+        print(json.dumps({"seconds": seconds, **waited, "peak_megabytes": _peak()}), flush=True)
+
+
+def _of_a_transformer(given: dict[str, Any]) -> tuple[Any, Any, None]:
+    from gradflow.commands import transformer
+
+    del given["net"]
+    return *transformer.make(**given), None
+
+
+def _of_a_net(given: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The traced program, a step, and how long one waits for the next batch."""
+    import jax
+    import numpy as np
+
+    from gradflow import nets
+    from gradflow.data import batches
+    from gradflow.data.dataset import Dataset
+    from gradflow.training import optimiser as optim
+    from gradflow.training.loop import Training
+
+    net, side, batch, record = (given.pop(name) for name in ("net", "image", "batch", "record"))
+    channels = given.pop("channels", 3)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (8 * batch, side, side, channels), np.uint8)
+    labels = draw.integers(0, 10, len(images)).astype(np.int32)
+    dataset = Dataset("random", images, labels, images[:1], labels[:1], tuple("0123456789"), "")
+    built = nets.build(net, classes=10, channels=channels, **given)
+    optimiser = optim.optimiser("sgd", optim.schedule("constant", 0.01, 1), 0.9, 1e-4)
+    training = Training(built, dataset, optimiser, batch=batch, record=record)
+    state, number = training.start(built, 0), 0
+
+    def step(read: bool) -> Any:
+        nonlocal state, number
+        state, arrays = training.step(state, 0, number, read)
+        number += 1
+        return arrays
+
+    def wait() -> float:
+        started = time.perf_counter()
         jax.block_until_ready(jax.device_put(batches.indices(0, number, batch, len(images))))
-        waited = time.perf_counter() - waited
-        print(json.dumps({"seconds": seconds, "input_seconds": waited, "peak_megabytes": _peak()}), flush=True)
+        return time.perf_counter() - started
+
+    return lambda: training.lower(state), step, wait
 
 
 def count_kernels(program: str) -> int:

@@ -74,7 +74,7 @@ def run(
         raise BadInput("--smoke and --full exclude each other: choose one")
     preset = "smoke" if smoke else "full" if full else "default"
     how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
-    how |= {"results": results, "progress": True, **settings.given}
+    how |= {"results": results, "progress": True, "settings": settings.given}
     try:
         found = run_experiment(experiment, preset, command=_typed(), **how)
     except RunsFailed:  # each has been said
@@ -109,7 +109,7 @@ def sweep(
     from gradflow.reports.summary import summary
 
     how: dict[str, Any] = {"seeds": seeds, "workers": workers, "checkpoint_seconds": checkpoint_seconds}
-    how |= {"results": results, "progress": True, **settings.given}
+    how |= {"results": results, "progress": True, "settings": settings.given}
     try:
         found = run_sweep(name=name, **how)
     except RunsFailed:  # each has been said

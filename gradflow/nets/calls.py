@@ -6,10 +6,13 @@ known by a static mark, its path, which travels through split, merge, scan, vmap
 
 import contextlib
 import contextvars
+import functools
 import inspect
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -36,8 +39,41 @@ class Watcher(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Marks:
+    """How the modules of a framework are known by their paths."""
+
+    modules: Callable[[Any], Iterator[tuple[str, Any]]]  # of a model those that can be called, each with its path
+    write: Callable[[Any, str], None]  # the path on a module
+    read: Callable[[Any], str | None]
+    remove: Callable[[Any], None]
+    parameters: Callable[[Any], dict[str, Any]]  # of a module and of what is in it, by their paths
+    base: type  # of all modules
+    maker: tuple[Any, str]  # whose function of that name makes a model out of its parts
+
+
+@dataclass(frozen=True)
+class _Root:
+    """The model that is watched: what is of its type and has no mark was made inside, and is marked when it is seen."""
+
+    kind: type
+    marks: Marks
+    marked: list[Any]
+
+    def meet(self, module: Any) -> None:
+        """Marks what is in a module, if it is the model."""
+        if ACTIVE.get() is not None and type(module) is self.kind and self.marks.read(module) is None:
+            self.marked.extend(mark(module, self.marks))
+
+    def forget(self, part: Any) -> None:
+        """Takes the marks off a part of the model that has its type: other parts that it is joined to have none."""
+        for _, module in self.marks.modules(part) if type(part) is self.kind else ():
+            if self.marks.read(module) is not None:
+                self.marks.remove(module)
+
+
 ACTIVE: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("gradflow_watcher", default=None)
-_ROOT_TYPE: contextvars.ContextVar[type | None] = contextvars.ContextVar("gradflow_root", default=None)
+_ROOT: contextvars.ContextVar[_Root | None] = contextvars.ContextVar("gradflow_root", default=None)
 _patching, _patched = threading.RLock(), {}
 
 
@@ -48,78 +84,93 @@ def modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
             yield "/".join(map(str, path)), module
 
 
-def mark(model: nnx.Module) -> list[nnx.Module]:
+def parameters(module: nnx.Module) -> dict[str, jax.Array]:
+    """The parameters of a module and of what is in it, by their paths."""
+    return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
+
+
+NNX = Marks(
+    modules,
+    write=lambda module, path: object.__setattr__(module, MARK, path),  # its own would refuse one of an outer trace
+    read=lambda module: getattr(module, MARK, None),
+    remove=lambda module: vars(module).pop(MARK, None),
+    parameters=parameters,
+    base=nnx.Module,
+    maker=(nnx, "merge"),
+)
+
+
+def mark(model: Any, marks: Marks = NNX) -> list[Any]:
     """Writes its path on each module of a model; returns those."""
-    marked = []
-    for path, module in modules(model):
-        object.__setattr__(module, MARK, path)  # the module's own would refuse one of an outer trace
-        marked.append(module)
-    return marked
+    found = list(marks.modules(model))
+    for path, module in found:
+        marks.write(module, path)
+    return [module for _, module in found]
 
 
 @contextlib.contextmanager
-def watched(model: nnx.Module, watcher: Watcher) -> Iterator[None]:
-    """Inside, the calls of modules with a mark are handed to the watcher.
+def watched(model: Any, watcher: Watcher, marks: Marks = NNX) -> Iterator[None]:
+    """Inside, the calls of modules with a mark are handed to the watcher: `__call__`, and other public methods that are
+    given an array (`embed.attend(x)`).
 
     A model of the same type that has none, because it was merged inside, is marked when it is called or merged.
     """
-    classes = {kind for _, module in modules(model) for kind in type(module).__mro__ if "__call__" in vars(kind)}
-    marked: list[nnx.Module] = []
-    active, root = ACTIVE.set(watcher), _ROOT_TYPE.set(type(model))
-    _MARKED.set(marked)
+    found = {place for _, module in marks.modules(model) for place in _methods(module, marks)}
+    wraps = {(kind, name): functools.partial(_by_watcher, is_call=name == "__call__") for kind, name in found}
+    places = {**wraps, marks.maker: _marking}
+    root = _Root(type(model), marks, [])
+    active, outer = ACTIVE.set(watcher), _ROOT.set(root)
     try:
-        with _wrapped(classes - {object}):
+        with _wrapped(places):
             yield
     finally:
         ACTIVE.reset(active)
-        _ROOT_TYPE.reset(root)
-        for module in marked:
-            vars(module).pop(MARK, None)
+        _ROOT.reset(outer)
+        for module in root.marked:
+            if marks.read(module) is not None:
+                marks.remove(module)
 
 
-_MARKED: contextvars.ContextVar[list[nnx.Module]] = contextvars.ContextVar("gradflow_marked")
-
-
-def _mark_root(module: Any) -> None:
-    if ACTIVE.get() is not None and type(module) is _ROOT_TYPE.get() and not hasattr(module, MARK):
-        _MARKED.get().extend(mark(module))
+def _methods(module: Any, marks: Marks) -> Iterator[tuple[type, str]]:
+    """The classes of a module and the names of what is called in them."""
+    for kind in {*type(module).__mro__} - {*marks.base.__mro__}:
+        for name, function in vars(kind).items():
+            public = isinstance(function, types.FunctionType) and not (
+                name.startswith("_") or hasattr(marks.base, name)
+            )
+            if name == "__call__" or public:
+                yield kind, name
 
 
 @contextlib.contextmanager
-def _wrapped(classes: set[type]) -> Iterator[None]:
-    """Inside, the classes' calls go by the active watcher; several threads may be inside."""
+def _wrapped(places: dict[tuple[Any, str], Callable[[Any], Any]]) -> Iterator[None]:
+    """Inside, the functions at `(owner, name)` are wrapped; several threads may be inside."""
     with _patching:
-        for kind in classes:
-            original, users = _patched.get(kind) or (vars(kind)["__call__"], 0)
-            _patched[kind] = original, users + 1
+        for (owner, name), wrap in places.items():
+            original, users = _patched.get((owner, name)) or (vars(owner)[name], 0)
+            _patched[owner, name] = original, users + 1
             if not users:
-                setattr(kind, "__call__", _by_watcher(original))  # noqa: B010
-        merge, users = _patched.get("merge") or (nnx.merge, 0)
-        _patched["merge"] = merge, users + 1
-        if not users:
-            nnx.merge = _marking(merge)
+                setattr(owner, name, wrap(original))
     try:
         yield
     finally:
         with _patching:
-            for kind in [*classes, "merge"]:
-                original, users = _patched.pop(kind)
+            for owner, name in places:
+                original, users = _patched.pop((owner, name))
                 if users > 1:
-                    _patched[kind] = original, users - 1
-                elif kind == "merge":
-                    nnx.merge = original
+                    _patched[owner, name] = original, users - 1
                 else:
-                    setattr(kind, "__call__", original)  # noqa: B010
+                    setattr(owner, name, original)
 
 
-def _by_watcher(original: Any) -> Any:
+def _by_watcher(original: Any, is_call: bool) -> Any:
     def call(self, *arguments, **keywords):
-        watcher = ACTIVE.get()
-        if watcher is None:
+        watcher, root = ACTIVE.get(), _ROOT.get()
+        if watcher is None or root is None:
             return original(self, *arguments, **keywords)
-        _mark_root(self)
-        path = getattr(self, MARK, None)
-        if path is None:
+        root.meet(self)
+        path = root.marks.read(self)
+        if path is None or not (is_call or any(map(is_value, (*arguments, *keywords.values())))):
             return original(self, *arguments, **keywords)
         return watcher.call(path, self, lambda *a, **k: original(self, *a, **k), arguments, keywords)
 
@@ -128,18 +179,18 @@ def _by_watcher(original: Any) -> Any:
     return call
 
 
-def _marking(merge: Callable[..., Any]) -> Callable[..., Any]:
-    def marking_merge(*arguments, **keywords):
-        found = merge(*arguments, **keywords)
-        _mark_root(found)
+def _marking(maker: Callable[..., Any]) -> Callable[..., Any]:
+    def marking(*arguments, **keywords):
+        root = _ROOT.get()
+        if root is None:
+            return maker(*arguments, **keywords)
+        for part in arguments:
+            root.forget(part)
+        found = maker(*arguments, **keywords)
+        root.meet(found)
         return found
 
-    return marking_merge
-
-
-def parameters(module: nnx.Module) -> dict[str, jax.Array]:
-    """The parameters of a module and of what is in it, by their paths."""
-    return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
+    return marking
 
 
 def is_value(x: Any) -> bool:
@@ -194,7 +245,7 @@ class _AtOutputs:
         return self.hook(name, x)
 
 
-def is_point(root: nnx.Module) -> bool:
+def is_point(root: Any, marks: Marks = NNX) -> bool:
     """Whether a model's own output is a point: it has weights of its own, or no submodules."""
-    children = [module for path, module in modules(root) if path]
-    return not children or any(isinstance(value, nnx.Param) for value in vars(root).values())
+    children = [module for path, module in marks.modules(root) if path]
+    return not children or any(isinstance(value, nnx.Param) or is_value(value) for value in vars(root).values())

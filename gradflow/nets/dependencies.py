@@ -4,6 +4,7 @@ Points are marked by JAX's `checkpoint_name`, which is the identity and stays vi
 along the longest path that leads to the point, so branches side by side (query, key and value) count once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -156,6 +157,29 @@ def _added(values: list[_Value]) -> _Value:
         for name, (count, _) in value.terms.items():
             terms[name] = terms.get(name, (0, True))[0] + count, True
     return _Value(_deepest(values), terms)
+
+
+def same(closed: Any) -> dict[str, str]:
+    """Of each point that is another one's value, and the only use of it, that other one: a module that returns what its
+    last child returned.
+    """
+    found: dict[str, str] = {}
+    _find_same(closed.jaxpr, found)
+    return found
+
+
+def _find_same(jaxpr: Any, found: dict[str, str]) -> None:
+    uses = Counter(var for eqn in jaxpr.eqns for var in eqn.invars if not hasattr(var, "val"))
+    uses.update(var for var in jaxpr.outvars if not hasattr(var, "val"))
+    points: dict[Any, str] = {}  # of the values that are one, its name
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name" and eqn.params["name"].startswith(_OUT):
+            name, x = eqn.params["name"].removeprefix(_OUT), eqn.invars[0]
+            if x in points and uses[x] == 1:
+                found[name] = found.get(points[x], points[x])
+            points[eqn.outvars[0]] = name
+        for inner in _jaxprs(eqn):
+            _find_same(inner, found)
 
 
 def _jaxprs(eqn: Any) -> Iterator[Any]:

@@ -31,7 +31,8 @@ def run_experiment(
     checkpoint_seconds: float = 60.0,
     progress: bool = False,
     command: str | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Results:
     """Runs or resumes all runs of an experiment, judges its claims and writes tables, figures and report.
 
@@ -48,10 +49,12 @@ def run_experiment(
         checkpoint_seconds: How much work a crash may lose.
         progress: Show how far the runs are, on standard error.
         command: What the report says that it was made by; by default the command line that does the same.
-        settings: Replace those of the experiment's runs: `depth=20`, or `depth=(20, 56)` for several.
+        settings: Replace those of the experiment's runs: `{"depth": 20}`, or `{"depth": (20, 56)}` for several.
+        more: The same as keywords, `depth=20`, where the name is none of the above.
     """
-    given = _several(settings)
+    given = _several(settings, more)
     _check_numbers(seeds, workers, checkpoint_seconds)
+    _check_own(progress=progress, command=command)
     chosen = experiments.load(str(experiment))
     choose("preset", preset, PRESETS)
     folder = results_folders.absolute(Path(results) / ("smoke" if preset == "smoke" else "") / chosen.name)
@@ -81,7 +84,8 @@ def run_sweep(
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     progress: bool = False,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Results:
     """Runs a grid of settings, each combination from several seeds, and writes tables and figures.
 
@@ -97,11 +101,14 @@ def run_sweep(
         checkpoint_seconds: How much work a crash may lose.
         progress: Show how far the runs are, on standard error.
         settings: Those of the runs and their nets (see `Run`), each one value, or several.
+        more: The same as keywords, where the name is none of the above.
     """
+    given = _several(settings, more)
+    _check_own(progress=progress)
     results_folders.check_name(name)
     _check_numbers(seeds, workers, checkpoint_seconds)
     folder = results_folders.absolute(Path(results) / name)
-    records = sweep.records(grid.grid(seeds, **_several(settings)), folder)
+    records = sweep.records(grid.grid(seeds, **given), folder)
     failures = _execute(records, workers, checkpoint_seconds, progress)
     notes: list[str] = []
     with table.publishing(folder):
@@ -138,12 +145,28 @@ def _execute(records: sweep.Records, workers: int | None, checkpoint_seconds: fl
     return failures
 
 
-def _several(settings: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _several(settings: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """The values of each setting: one as itself, several as any iterable that is no text."""
+    if not isinstance(settings, Mapping | None):
+        raise BadInput(f"settings is a {type(settings).__name__}: legal is a dict of names and values")
+    if twice := [name for name in more if name in (settings or {})]:
+        raise BadInput(f"{twice[0]} is given twice, by itself and in settings: give it once")
+    settings = {**(settings or {}), **more}
     if "seed" in settings:
         raise BadInput("seed is not legal here: give seeds=N, and the runs have the seeds from 0 to N - 1")
     one = lambda value: isinstance(value, str) or not isinstance(value, Iterable)  # noqa: E731
     return {name: (value,) if one(value) else tuple(value) for name, value in settings.items()}
+
+
+def _check_own(**given: Any) -> None:
+    """Raises `BadInput` where what is no setting has a value that it cannot have: a setting of its name was meant."""
+    for name, value in given.items():
+        if not isinstance(value, bool if name == "progress" else str | None):
+            legal = "True or False" if name == "progress" else "text"
+            raise BadInput(
+                f"{name} {value!r} is not legal: it must be {legal}; a setting that is called so is given as "
+                f"settings={{{name!r}: {value!r}}}"
+            )
 
 
 def _check_numbers(seeds: Any, workers: Any, checkpoint_seconds: Any) -> None:

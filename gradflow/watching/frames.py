@@ -167,7 +167,7 @@ def _vmap(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(fun, in_axes, out_axes, axis_name, *arguments, **keywords)
         name, before = axis_name or f"gradflow_{next(_fresh)}", []
 
-        @functools.wraps(fun)
+        @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"), updated=())
         def body(*given, **named):
             frames = _frames()
             if frames is None:

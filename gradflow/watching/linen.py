@@ -16,7 +16,8 @@ def watched(watcher: Any) -> Iterator[None]:
 
     def intercept(call: Callable[..., Any], arguments: tuple, keywords: dict, context: Any) -> Any:
         module = context.module
-        if context.method_name != "__call__":
+        name, given = context.method_name, map(calls.is_value, (*arguments, *keywords.values()))
+        if name != "__call__" and (name.startswith("_") or hasattr(linen.Module, name) or not any(given)):
             return call(*arguments, **keywords)
         inside = lambda: parameters(module.variables.get("params", {}))  # noqa: E731
         return watcher.call("/".join(module.path), module, call, arguments, keywords, inside)

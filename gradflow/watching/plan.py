@@ -3,7 +3,7 @@
 import fnmatch
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ class Point:
     positions: tuple[int, ...]
     chosen: tuple[int, ...]  # which of the names are read
     unit: bool  # what goes into the module comes back added to this, its output
+    read_at: str  # the key of the point that is read for it: its own, or that of the same value before it
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -92,8 +93,14 @@ def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point]
 
     passed = dependencies.passed(closed, lambda key: int(key in weighted or not weighted), stacked)
     names = _names([search.found[key] for key in search.found if key in passed])
-    of = {key: names[search.found[key].call] for key in passed}
-    return [_point(search.found[key], how, of[key], search.entered) for key, how in passed.items()], passed
+    same = dependencies.same(closed)
+
+    def point(key: str, how: Passed) -> Point:
+        found, before = search.found[key], same.get(key, key)
+        read_at = before if search.found[before].frames == found.frames else key  # not where a vmap lies between
+        return _point(found, how, names[found.call], search.entered, read_at)
+
+    return [point(key, how) for key, how in passed.items()], passed
 
 
 def _names(found: Sequence[Found]) -> dict[str, str]:
@@ -107,7 +114,7 @@ def _names(found: Sequence[Found]) -> dict[str, str]:
     return names
 
 
-def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any]) -> Point:
+def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any], read_at: str) -> Point:
     stacked = [frame for frame in found.frames if frame.stacked]
     steps = iter(how.steps)
     steps = [next(steps, 0) if frame.kind == "scan" else 0 for frame in found.frames]
@@ -122,6 +129,7 @@ def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any]) -> 
         tuple(how.position + sum(i * step for i, step in zip(at, moves, strict=True)) for at in numbers),
         (),
         how.residual and found.path != ROOT and entered.get(found.call) == (found.shape, found.dtype),
+        read_at,
     )
 
 
@@ -171,7 +179,7 @@ def _chosen(watched: Watched, point: Point) -> Point:
     if patterns is not None:
         all_of_them = [i for i in all_of_them if matches(patterns, (point.names[i], point.name))]
     unit = point.unit and (watched.residual is None or matches(watched.residual, (*point.names, point.name)))
-    return Point(point.found, point.name, point.names, point.positions, tuple(all_of_them), unit)
+    return replace(point, chosen=tuple(all_of_them), unit=unit)
 
 
 def _check_patterns(patterns: Sequence[str] | None, names: Sequence[str]) -> None:

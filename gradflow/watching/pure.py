@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from gradflow.errors import BadInput
+from gradflow.watching import equinox
 
 
 class Pure(NamedTuple):
@@ -30,6 +31,8 @@ def pure(
             raise BadInput(f"the loss returns a {type(found).__name__}: with has_aux=True it is (loss, aux)")
         return found
 
+    if any(map(equinox.is_module, jax.tree.leaves(first, is_leaf=equinox.is_module))):
+        return _of_modules_that_are_trees(called, first, arguments)
     nodes = {i: nnx.split(one) for i, one in enumerate(arguments) if isinstance(one, nnx.Pytree)}
     if not isinstance(first, nnx.Pytree) and not nodes:
         return Pure(first, lambda params: _with_states(called(params, arguments), ()), None)
@@ -50,6 +53,16 @@ def pure(
             nnx.update(arguments[i], state)
 
     return Pure(params, loss, put_back)
+
+
+def _of_modules_that_are_trees(called: Callable[..., Any], first: Any, arguments: tuple) -> Pure:
+    """As `equinox.filter_value_and_grad` differentiates. Every call gets arguments of its own: a state serves once."""
+    params, rest = equinox.split(first)
+
+    def loss(params):
+        return _with_states(called(equinox.join(params, rest), jax.tree.map(lambda leaf: leaf, arguments)), ())
+
+    return Pure(params, loss, None)
 
 
 def _with_states(found: tuple[Any, Any], states: Any) -> tuple[jax.Array, Any]:

@@ -75,7 +75,7 @@ def reading(
 def _flow(plan: Plan, spec: ReadingSpec, flow: Mapping[str, sinks.Sink]) -> dict[str, Any]:
     forward, backward, names = {}, {}, {}
     for number, point in enumerate(plan.points):
-        sink = flow[point.found.key]
+        sink = flow[point.read_at]
         once = sink.told[..., -1] == 1
         seen = jnp.where(once[..., None], sink.told[..., :-1], jnp.nan)
         # Under names without a slash: those of many layers are joined, and a layer's own name may be anything.
@@ -150,7 +150,7 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
             rows = {
                 _joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)
             }
-            found |= measure_weights(own, **{quantity: rows})
+            found |= measure_weights(own, sinks.MANY, **{quantity: rows})
     return found
 
 

@@ -1,6 +1,6 @@
 """What is told by the gradients of sinks: numbers that the backward pass brings out of any transform.
 
-A sink of a point holds two things. `flow` is that of `hooks.tap`: its gradient is the norm of the point's. The
+A sink of a point holds two things. `flow` is as that of `hooks.tap`: its gradient is the norm of the point's. The
 gradient of `told` is what the forward pass has seen there, and a last entry that is 1 where the point was passed once.
 A sink of a residual unit brings the norms of the gradient's two parts and their cosine. No array of the size of an
 activation is kept for any of it.
@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow.hooks import OPEN, Recorder
-from gradflow.reductions import LARGE, norm
+from gradflow.hooks import OPEN
+from gradflow.reductions import norm, summary
 
 SEEN = 3  # numbers of the forward pass: mean, deviation, share of zeros
+MANY = 2**14  # entries, from which on a branch saves more than it costs
 PATHS = 3  # numbers of a unit: norm of the identity's part, of the residual's, their cosine
 
 
@@ -25,11 +26,9 @@ class Sink(NamedTuple):
     told: jax.Array
 
 
-def read(name: str, x: jax.Array, sink: Sink) -> jax.Array:
+def read(x: jax.Array, sink: Sink) -> jax.Array:
     """The identity in `x`, whose backward pass fills the sink (of this iteration)."""
-    recorder = Recorder({name: sink.flow})
-    y = recorder(name, x)
-    return _tell(y, recorder.forward[name], sink.told)
+    return _tell(x, where_open(sink.flow, lambda x: summary(x, MANY), x), sink)
 
 
 @jax.custom_vjp
@@ -39,12 +38,13 @@ def _tell(x, seen, sink):
 
 
 def _tell_forward(x, seen, sink):
-    del sink
-    return x, seen
+    return x, (seen, sink.flow)
 
 
-def _tell_backward(seen, gradient):
-    return gradient, jnp.zeros_like(seen), _counted(seen)
+def _tell_backward(saved, gradient):
+    seen, flow = saved
+    size = where_open(flow, lambda gradient: norm(gradient, flow.dtype, MANY), gradient)
+    return gradient, jnp.zeros_like(seen), Sink(size, _counted(seen))
 
 
 _tell.defvjp(_tell_forward, _tell_backward)
@@ -76,18 +76,18 @@ def _enter_forward(x, sink, carrier):
 
 def _enter_backward(sink, gradients):
     both, identity = gradients
-    x = jnp.stack([both.astype(sink.dtype), identity.astype(sink.dtype)])
-    return both, where_open(sink[0], _parts, x), jnp.zeros_like(identity)
+    apart = tuple(gradient.astype(sink.dtype) for gradient in gradients)
+    return both, where_open(sink[0], _parts, apart), jnp.zeros_like(identity)
 
 
 _enter.defvjp(_enter_forward, _enter_backward)
 
 
-def _parts(gradients: jax.Array) -> jax.Array:
+def _parts(gradients: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Norms of the identity's and of the residual's part, and their cosine (nan where one is 0)."""
     both, identity = gradients
     residual = both - identity
-    a, b = norm(identity, identity.dtype), norm(residual, identity.dtype)
+    a, b = (norm(gradient, identity.dtype, MANY) for gradient in (identity, residual))
     cosine = jnp.sum((identity / jnp.where(a > 0, a, 1)) * (residual / jnp.where(b > 0, b, 1)))
     return _counted(jnp.stack([a, b, jnp.where((a > 0) & (b > 0), jnp.clip(cosine, -1, 1), jnp.nan)]))
 
@@ -111,9 +111,9 @@ def _leave_backward(_, gradient):
 leave.defvjp(_leave_forward, _leave_backward)
 
 
-def where_open(sink: jax.Array, reading: Any, x: jax.Array) -> jax.Array:
+def where_open(sink: jax.Array, reading: Any, x: Any) -> jax.Array:
     """`reading(x)`; where the sink is closed nan and, for many entries on a CPU, nothing is computed."""
-    if x.size < LARGE or jax.default_backend() != "cpu":
+    if jax.tree.leaves(x)[0].size < MANY or jax.default_backend() != "cpu":
         return reading(x)
     shape = jax.eval_shape(reading, x)
     return jax.lax.cond(sink == OPEN, reading, lambda x: jnp.full(shape.shape, jnp.nan, shape.dtype), x)

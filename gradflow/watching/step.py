@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from gradflow.errors import BadInput
+from gradflow.watching import equinox
 from gradflow.watching.pure import pure
 from gradflow.watching.reading import WatchedReading, weight_norms
 from gradflow.watching.value_and_grad import planned
@@ -22,7 +23,7 @@ class RecordedStep:
         self, watched: Watched, optimiser: optax.GradientTransformation, loss: Callable[..., Any], params: Any = None
     ):
         self.watched, self.optimiser, self.loss = watched, optimiser, loss
-        self._graph, self.params, self.rest = _split(watched, params)
+        self._join, self.params, self.rest = _split(watched, params)
         self.moments = optimiser.init(self.params)
         self._step = jax.jit(self._pure_step, static_argnames="unread")
 
@@ -30,12 +31,17 @@ class RecordedStep:
         """One step on a batch: the reading before the update, and the norms of the update."""
         given = self.params, self.rest, self.moments, batch
         self.params, self.rest, self.moments, reading = self._step(*given, unread=not read)
-        if self._graph is not None:
+        if isinstance(self.watched.model, nnx.Module):
             nnx.update(self.watched.model, self.params, self.rest)
         return reading
 
+    @property
+    def model(self) -> Any:
+        """The model as it is after the last step; a Linen module, as ever, without its parameters."""
+        return self._join(self.params, self.rest) if self.watched.is_equinox else self.watched.model
+
     def _pure_step(self, params, rest, moments, batch, unread):
-        net = params if self._graph is None else nnx.merge(self._graph, params, rest, copy=True)
+        net = self._join(params, rest)
         given = pure(self.loss, net, (batch,), {}, False, nnx.Param)
         _, gradients, reading, plan = planned(self.watched, given, (batch,), {}, not unread)
         updates, moments = self.optimiser.update(gradients, moments, params)
@@ -43,7 +49,7 @@ class RecordedStep:
         if unread:
             norms = {name: jnp.full_like(vector, jnp.nan) for name, vector in norms.items()}
         reading = WatchedReading(0, reading.spec, {**reading.arrays, **norms})
-        rest = rest if self._graph is None else nnx.state(net, nnx.Not(nnx.Param))
+        rest = nnx.state(net, nnx.Not(nnx.Param)) if isinstance(net, nnx.Module) else rest
         return optax.apply_updates(params, updates), rest, moments, reading
 
 
@@ -52,10 +58,10 @@ def recorded_step(
 ) -> RecordedStep:
     """A compiled training step that reads: `step = gf.recorded_step(model, optax.adam(1e-3), loss)`, `step(batch)`.
 
-    `model` is an `nnx.Module`, which is updated in place, a Linen module with its `params` (`step.params` are those
-    after the last step), or `gf.watch(...)` of one. `loss(model, batch)`, of a Linen module `loss(params, batch)`, is
-    the mean over the examples of a batch. `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what
-    cannot be watched.
+    `model` is an `nnx.Module`, which is updated in place, an Equinox module (`step.model` is the one after the last
+    step), a Linen module with its `params` (`step.params` are those after the last step), or `gf.watch(...)` of one.
+    `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean over the examples of a batch.
+    `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what cannot be watched.
     """
     return RecordedStep(as_watched(model), optimiser, loss, params)
 
@@ -63,10 +69,10 @@ def recorded_step(
 def read_once(model: Any, batch: Any, loss: Callable[..., Any], params: Any = None) -> WatchedReading:
     """One reading of a model on one batch; nothing is updated. Arguments are those of `recorded_step`."""
     watched = as_watched(model)
-    graph, params, rest = _split(watched, params)
+    join, params, rest = _split(watched, params)
 
     def read(params, rest):
-        net = params if graph is None else nnx.merge(graph, params, rest, copy=True)
+        net = join(params, rest)
         return planned(watched, pure(_loss_alone(loss), net, (batch,), {}, False, nnx.Param), (batch,), {}, True)[2]
 
     return jax.jit(read)(params, rest)
@@ -88,9 +94,14 @@ def as_watched(model: Any) -> Watched:
 
 
 def _split(watched: Watched, params: Any) -> tuple[Any, Any, Any]:
-    if not watched.is_linen:
-        graph, own, rest = nnx.split(watched.model, nnx.Param, ...)
-        return graph, own, rest
-    if params is None:
+    """`(join, params, rest)`: what is trained, the other arrays, and what joins them to a loss's first argument."""
+    model = watched.model
+    if watched.is_linen and params is None:
         raise BadInput("a Linen module has no parameters in it: give them as params=model.init(...)")
-    return None, params, ()
+    if watched.is_linen:
+        return lambda params, rest: params, params, ()
+    if watched.is_equinox:
+        own, others = equinox.split(model)
+        return lambda params, rest: equinox.join(params, others), own, ()
+    graph, own, rest = nnx.split(model, nnx.Param, ...)
+    return lambda params, rest: nnx.merge(graph, params, rest, copy=True), own, rest

@@ -14,7 +14,7 @@ from gradflow.errors import BadInput
 from gradflow.hooks import STACK_MARK
 from gradflow.nets import calls, dependencies
 from gradflow.nets.calls import ROOT, is_value
-from gradflow.watching import sinks
+from gradflow.watching import equinox, sinks
 from gradflow.watching.frames import Frame, Frames
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of the parameters of each module, by their paths in it
@@ -69,7 +69,9 @@ class Tracker:
         if outer and outer.frames == len(self.frames):  # its own `super().__call__`
             return call(*arguments, **keywords)
         if self.frames:
-            inside = parameters() if parameters else calls.parameters(module)
+            inside = (
+                parameters() if parameters else (equinox if equinox.is_module(module) else calls).parameters(module)
+            )
             self.frames.settle(path, dict(self.shapes.get(path, {})), inside)
         if outer:
             outer.seen = True
@@ -105,7 +107,7 @@ class Tracker:
         """The output, each of whose values is a point."""
         if is_value(output):
             return self.visit(this.key, this.path or ROOT, this.key, output)
-        leaves, tree = jax.tree_util.tree_flatten_with_path(output, is_leaf=callable)
+        leaves, tree = jax.tree_util.tree_flatten_with_path(output, is_leaf=_is_whole)
         several = sum(is_value(leaf) for _, leaf in leaves) > 1
         found = []
         for at, leaf in leaves:
@@ -114,6 +116,11 @@ class Tracker:
                 leaf = self.visit(f"{this.key}.{part}" if several else this.key, this.path or ROOT, this.key, leaf)
             found.append(leaf)
         return jax.tree.unflatten(tree, found)
+
+
+def _is_whole(x: Any) -> bool:
+    """Whether what a module returns is handed on as it is."""
+    return callable(x) or equinox.is_state(x)
 
 
 class Search(Tracker):
@@ -153,7 +160,7 @@ class Reader(Tracker):
         if key not in self.flow:
             return x
         self.met.add(key)
-        return sinks.read(key, jnp.asarray(x), sinks.Sink(*(self._here(sink) for sink in self.flow[key])))
+        return sinks.read(jnp.asarray(x), sinks.Sink(*(self._here(sink) for sink in self.flow[key])))
 
     def enter(self, key: str, x: jax.Array) -> tuple[jax.Array, Callable[[Any], Any]]:
         """`x`, whose gradient is told apart where the call is that of a unit."""

@@ -10,8 +10,8 @@ from flax import nnx
 from gradflow import hooks
 from gradflow.errors import BadInput
 from gradflow.hooks import make_sinks
+from gradflow.watching import equinox, sinks
 from gradflow.watching import plan as plans
-from gradflow.watching import sinks
 from gradflow.watching.pure import Pure, pure
 from gradflow.watching.reading import WatchedReading, reading
 from gradflow.watching.tracker import Reader
@@ -25,10 +25,10 @@ def value_and_grad(
 
     `gf.value_and_grad(loss, watched)(params, batch)` returns `(loss, gradients, reading)`, with `has_aux`
     `((loss, aux), gradients, reading)`. The first argument is what the loss is differentiated by: a tree of parameters,
-    from which `loss` makes the model (`nnx.merge`, `model.apply`), or the `nnx.Module` itself, whose `wrt` variables
-    are and whose other ones (running statistics, counts of random numbers) are updated in place. It works inside
-    `jax.jit` and `nnx.jit`, and the reading is a pytree. `read=False` reads nothing and costs nothing; an array there
-    decides it at each step.
+    from which `loss` makes the model (`nnx.merge`, `model.apply`); or the `nnx.Module` itself, whose `wrt` variables
+    are and whose other ones (running statistics, counts of random numbers) are updated in place; or an Equinox module,
+    as in `equinox.filter_value_and_grad`. It works inside `jax.jit`, `nnx.jit` and `equinox.filter_jit`, and the
+    reading is a pytree. `read=False` reads nothing and costs nothing; an array there decides it at each step.
 
     The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`: see `watch`.
 
@@ -66,16 +66,17 @@ def _unread(watched: Watched, plan: plans.Plan, given: Pure, loss: jax.Array) ->
 
 
 def examples_of(arguments: tuple, keywords: Mapping[str, Any]) -> int | None:
-    """The length of the first axis of the first array among the arguments."""
-    for leaf in jax.tree.leaves((arguments, dict(keywords))):
-        if getattr(leaf, "shape", ()) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    """The length of the first axis of the first array among the arguments, models and their states apart."""
+    apart = lambda x: equinox.is_module(x) or equinox.is_state(x)  # noqa: E731
+    for leaf in jax.tree.leaves((arguments, dict(keywords)), is_leaf=apart):
+        if not apart(leaf) and getattr(leaf, "shape", ()) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf.shape[0]
     return None
 
 
 def _read(watched: Watched, plan: plans.Plan, given: Pure, read: Any) -> Any:
     shapes, root = watched.shapes(given.params), watched.root_is_point
-    flow = {point.found.key: _sink(point, read) for point in plan.points}
+    flow = {point.read_at: _sink(point, read) for point in plan.points}
     units = {point.found.call: _unit_sink(point, read) for point in plan.points if point.unit}
     frames = {point.found.call: (point.found.dtype, len(point.sizes)) for point in plan.points}
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput
 from gradflow.nets import calls
-from gradflow.watching import linen, trees
+from gradflow.watching import equinox, linen, trees
 from gradflow.watching.frames import counted
 from gradflow.watching.tracker import Tracker
 
@@ -30,16 +30,26 @@ class Watched:
     @property
     def is_linen(self) -> bool:
         """Whether the model is a Linen module, whose parameters are not in it."""
-        return not isinstance(self.model, nnx.Module)
+        return linen.is_module(self.model)
+
+    @property
+    def is_equinox(self) -> bool:
+        """Whether the model is an Equinox module, which is a tree, and never changed."""
+        return equinox.is_module(self.model)
+
+    @property
+    def marks(self) -> calls.Marks:
+        """How a module of the model is known by its path, of NNX and Equinox."""
+        return equinox.marks() if self.is_equinox else calls.NNX
 
     @property
     def root_is_point(self) -> bool:
         """Whether the model's own output is a point."""
-        return not self.is_linen and calls.is_point(self.model)
+        return not self.is_linen and calls.is_point(self.model, self.marks)
 
     def shapes(self, params: Any) -> dict[str, dict[str, tuple[int, ...]]]:
         """The shapes of the parameters of each module and of what is in it, by paths: of the model, or in `params`."""
-        leaves = trees.leaves(params) if self.is_linen else calls.parameters(self.model)
+        leaves = trees.leaves(params) if self.is_linen else self.marks.parameters(self.model)
         found: dict[str, dict[str, tuple[int, ...]]] = {}
         for path, leaf in leaves.items():
             names = path.split("/")
@@ -50,7 +60,7 @@ class Watched:
     @contextlib.contextmanager
     def traced(self, tracker: Tracker) -> Iterator[None]:
         """Inside, the calls of the model are handed to the tracker, and nothing that was traced before is used."""
-        watching = linen.watched(tracker) if self.is_linen else calls.watched(self.model, tracker)
+        watching = linen.watched(tracker) if self.is_linen else calls.watched(self.model, tracker, self.marks)
         with _context()(object()), counted(), watching:
             yield
 
@@ -67,7 +77,7 @@ def watch(
     residual: str | Sequence[str] | None = None,
     examples: int | None = None,
 ) -> Watched:
-    """Watches a model of any kind, unchanged: `flax.nnx.Module` or `flax.linen.Module`.
+    """Watches a model of any kind, unchanged: `flax.nnx.Module`, `flax.linen.Module` or `equinox.Module`.
 
     The output of every module in it is a point, under the module's path (`blocks/0/attention/query`); a module's second
     use is `name@2`, part of an output that has several arrays `name.part`, and of layers that are one `nnx.scan` or
@@ -84,8 +94,9 @@ def watch(
 
     Raises `BadInput` for what is no such model.
     """
-    if not (isinstance(model, nnx.Module) or linen.is_module(model)):
-        raise BadInput(f"cannot watch a {type(model).__name__}: legal is a flax.nnx.Module or a flax.linen.Module")
+    if not (isinstance(model, nnx.Module) or linen.is_module(model) or equinox.is_module(model)):
+        legal = "a flax.nnx.Module, a flax.linen.Module or an equinox.Module"
+        raise BadInput(f"cannot watch a {type(model).__name__}: legal is {legal}")
     if examples is not None and not (type(examples) is int and examples > 0):
         raise BadInput(f"examples {examples!r} is not legal: it is how many examples the loss is a mean over")
     return Watched(model, _patterns(points), _patterns(residual), examples)

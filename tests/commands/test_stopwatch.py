@@ -34,6 +34,14 @@ def test_it_makes_as_many_steps_as_it_is_told(settings):
     assert watch.process.poll() is not None
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_a_transformer_of_a_users_own_is_timed_watched_and_not(record):
+    settings = {"net": "transformer", "depth": 1, "width": 8, "length": 4, "batch": 2, "cores": 1, "record": record}
+    with Stopwatch(settings) as watch:
+        assert watch.ready["kernels"] > 20
+        assert len(watch.steps(3, 2)["seconds"]) == 3
+
+
 def test_a_process_that_dies_is_said_in_one_line():
     with pytest.raises(BadInput, match="no depth 9") as raised:
         Stopwatch(SMALL | {"depth": 9, "record": True})

@@ -79,7 +79,25 @@ def test_the_report_names_the_command_that_does_the_same(own, tmp_path, monkeypa
     assert json.loads((tmp_path / "results" / "own" / "verdict.json").read_text())["made"]["command"] == "by hand"
 
 
+def test_a_setting_may_be_called_as_what_a_run_of_an_experiment_takes_itself(own, tmp_path):
+    settings = {"progress": (1, 2), "command": "x"}
+    found = gf.run_experiment(own, results=tmp_path / "python", settings=settings, depth=8)
+    assert found.verdict
+    given = found.verdict.facts["given"]
+    assert (given["progress"], given["command"], given["depth"]) == ("(1, 2)", "('x',)", "(8,)")
+
+
 REFUSED = {
+    "a setting called progress": (
+        lambda: gf.run_experiment("border", progress=(1, 2)),  # pyright: ignore
+        "progress (1, 2) is not legal: it must be True or False; a setting that is called so is given as settings={",
+    ),
+    "a setting called command": (
+        lambda: gf.run_experiment("border", command=3),  # pyright: ignore
+        "command 3 is not legal: it must be text; a setting that is called so is given as settings={'command': 3}",
+    ),
+    "no settings": (lambda: gf.run_sweep(settings=8), "settings is a int: legal is a dict of names and values"),  # pyright: ignore
+    "a setting twice": (lambda: gf.run_sweep(settings={"depth": 3}, depth=8), "depth is given twice, by itself and in"),
     "no such experiment": (lambda: gf.run_experiment("nonsense"), "unknown experiment 'nonsense': choose one of "),
     "no such preset": (lambda: gf.run_experiment("border", "tiny"), "unknown preset 'tiny': choose one of smoke, "),
     "no seeds": (lambda: gf.run_experiment("border", seeds=0), "seeds 0 is not legal"),

@@ -1,5 +1,6 @@
 """From a loop of one's own to tables and figures: NNX and Linen models, trained with optax, recorded and drawn."""
 
+import json
 from typing import Any
 
 import jax
@@ -141,6 +142,17 @@ def test_a_wrong_call_of_the_log_is_refused(tmp_path, what, said):
 def test_settings_that_no_table_can_hold_are_refused(tmp_path, settings, said):
     with pytest.raises(BadInput, match=said), gf.record(tmp_path, settings=settings):
         pass
+
+
+def test_a_record_of_another_version_is_refused_in_one_line(tmp_path):
+    with gf.record(tmp_path, settings={"depth": 1}):
+        pass
+    (config,) = tmp_path.rglob("config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 1}))
+    said = "has the results format 1, this version reads"
+    with pytest.raises(BadInput, match=said) as refused, gf.record(tmp_path, settings={"depth": 1}):
+        pass
+    assert "\n" not in str(refused.value)
 
 
 def test_a_run_has_one_writer(tmp_path):

@@ -1,9 +1,11 @@
 """What cannot be watched is said in one line, with what is legal; what can is read whatever goes in and comes out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from flax_nets import Mlp
 
 import gradflow as gf
@@ -138,3 +140,83 @@ def test_every_kind_of_output_is_a_point():
     model = Net(nnx.Rngs(0))
     reading = gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2]
     assert set(reading.spec.activations) == {"pair/dense", "pair.mean", "pair.spread.0", "output"}
+
+
+class Tied(nnx.Module):
+    """The first weights are the last ones: `attend` is a method that is called from outside."""
+
+    def __init__(self, rngs):
+        self.embed, self.dense = nnx.Embed(11, 8, rngs=rngs), nnx.Linear(8, 8, rngs=rngs)
+
+    def __call__(self, ids):
+        return self.embed.attend(jnp.tanh(self.dense(self.embed(ids))))
+
+
+class LinenTied(linen.Module):
+    def setup(self):
+        self.embed, self.dense = linen.Embed(11, 8), linen.Dense(8)
+
+    def __call__(self, ids):
+        return self.embed.attend(jnp.tanh(self.dense(self.embed(ids))))
+
+
+def test_what_another_public_method_makes_of_an_array_is_a_use_of_its_module():
+    ids, model, other = jnp.arange(12).reshape(4, 3) % 11, Tied(nnx.Rngs(0)), LinenTied()
+    square = lambda model, ids: jnp.mean(jnp.square(model(ids)))  # noqa: E731
+    reading = gf.value_and_grad(square, gf.watch(model))(model, ids)[2]
+    assert reading.spec.activations == ("embed", "dense", "embed@2")
+    assert [reading.spec.position[name] for name in reading.spec.activations] == [1, 2, 3]
+    y = model(ids)
+    norm = 2 * jnp.linalg.norm(2 * y / y.size)
+    assert reading.values["activation_gradient_norm"]["embed@2"] == pytest.approx(float(norm), rel=1e-5)
+    params: Any = {
+        "params": {
+            "embed": {"embedding": model.embed.embedding[...]},
+            "dense": nnx.to_pure_dict(nnx.state(model.dense)),
+        }
+    }
+    of_params = lambda params, ids: square(lambda ids: other.apply(params, ids), ids)  # noqa: E731
+    theirs = gf.value_and_grad(of_params, gf.watch(other))(params, ids)[2]
+    for name, value in reading.values["activation_gradient_norm"].items():
+        assert theirs.values["activation_gradient_norm"][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_methods_are_points_of_a_model_that_is_never_called_itself():
+    class Autoencoder(nnx.Module):
+        def __init__(self, rngs):
+            self.down, self.up = Mlp(rngs), nnx.Linear(8, 8, rngs=rngs)
+
+        def encode(self, x):
+            return self.down(x)
+
+        def decode(self, code):
+            return self.up(code)
+
+    model = Autoencoder(nnx.Rngs(0))
+    loss = lambda model, x: jnp.mean(jnp.square(model.decode(jnp.tanh(model.encode(x))) - x))  # noqa: E731
+    reading = gf.value_and_grad(loss, gf.watch(model))(model, X)[2]
+    assert set(reading.spec.activations) == {"down/wide", "down/narrow", "down", "up"}
+
+
+def test_the_same_value_of_two_modules_is_read_once_and_has_both_names():
+    model = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0)), nnx.Sequential(jnp.tanh, Mlp(nnx.Rngs(1))))
+    reading = gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2]
+    norms = reading.values["activation_gradient_norm"]
+    assert norms["layers/1"] == norms["layers/1/layers/1"] == norms["layers/1/layers/1/narrow"]
+    y = model(X)
+    assert norms["layers/1"] == pytest.approx(float(2 * jnp.linalg.norm(2 * y / y.size)), rel=1e-5)
+
+    class Twice(nnx.Module):
+        """Returns what its child returned, which is used elsewhere as well: two gradients."""
+
+        def __init__(self, rngs):
+            self.dense = nnx.Linear(8, 8, rngs=rngs)
+
+        def __call__(self, x):
+            self.kept = nnx.Intermediate(self.dense(x))
+            return self.kept[...]
+
+    other = nnx.Sequential(Twice(nnx.Rngs(0)), jnp.tanh)
+    both = lambda model, x: jnp.mean(model(x) ** 2) + jnp.mean(model.layers[0].kept[...])  # noqa: E731
+    norms = gf.value_and_grad(both, gf.watch(other))(other, X)[2].values["activation_gradient_norm"]
+    assert norms["layers/0/dense"] != pytest.approx(norms["layers/0"], rel=1e-3)

@@ -177,6 +177,21 @@ def test_gradients_and_loss_are_those_without_watching(looped):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours[:2], theirs)
 
 
+def test_dropout_draws_what_it_draws_without_watching():
+    def net():
+        rngs = nnx.Rngs(0)
+        return nnx.Sequential(nnx.Linear(8, 8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs), nnx.Linear(8, 8, rngs=rngs))
+
+    models, x = (net(), net()), jax.random.normal(jax.random.key(0), (4, 8))
+    grads = gf.value_and_grad(square_loss, gf.watch(models[0])), nnx.value_and_grad(square_loss)
+    losses = [[float(nnx.jit(grad)(model, x)[0]) for _ in range(2)] for grad, model in zip(grads, models, strict=True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0][0] != losses[0][1], "the second step draws anew"
+    reading = nnx.jit(grads[0])(models[0], x)[2]
+    assert reading.spec.activations == ("layers/0", "layers/1", "layers/2")
+    assert 0.1 < reading.values["zero_fraction"]["layers/1"] < 0.9
+
+
 def test_accumulation_over_microbatches_in_a_scan():
     model, x = Mlp(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (8, 8))
     graph, params = nnx.split(model)
