@@ -5,6 +5,7 @@ passes, in one piece and, where jaxlib still has it, with the older emitter of f
 time. `XLA_FLAGS=` compiles as a user does.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -116,15 +117,43 @@ SLOW = (
 )
 
 
+# Files that take ten seconds or more, the longest first.
+LONGEST = (
+    "test_hooks.py",
+    "nets/test_stack.py",
+    "nets/test_every_net.py",
+    "training/test_training.py",
+    "runs/test_run.py",
+    "runs/test_resume.py",
+    "runs/test_sweep.py",
+    "nets/test_googlenet.py",
+    "commands/test_bad_input.py",
+    "experiments/test_experiments.py",
+    "watching/test_own_loop.py",
+    "watching/test_transforms.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist chooses for itself
 def pytest_cmdline_main(config):
     """Several processes share the tests out file by file: what a file prepares or compiles for several, one does once.
 
-    In the order of their names, at whose end are short ones, not by the number of tests, which says little of the time.
-    Not the slow ones: half of them are in one file.
+    Those that take longest come first, so that no process is alone with one at the end: see `LONGEST`. Not by the
+    number of tests, which says little of the time. Not the slow ones: half of them are in one file.
     """
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no" and config.option.markexpr != "slow":
         config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: it is not looked through again and again for what could be freed."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -132,6 +161,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(slow in item.nodeid for slow in SLOW):
             item.add_marker(pytest.mark.slow)
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0].removeprefix("tests/"), len(places)))
 
 
 def pytest_unconfigure(config):
