@@ -99,6 +99,7 @@ SLOW = (
     "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[googlenet]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual, joined]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual that pools]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[nin]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[vgg]",

@@ -202,8 +202,8 @@ def test_seeds_in_one_vmapped_step_are_the_seeds_one_by_one(name):
                 np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-4, err_msg=quantity)
 
 
-def test_the_fast_library_changes_nothing_beyond_rounding(net, monkeypatch):
-    fast = next(make(net).readings(make(net).start(net, 0), 0, 1))
+def test_the_fast_library_changes_nothing_beyond_rounding(training, net, monkeypatch):
+    fast = next(training.readings(training.start(net, 0), 0, 1))
     monkeypatch.setattr(runtime, "compile_options", dict)
     plain = make(net)
     slow = next(plain.readings(plain.start(net, 0), 0, 1))
