@@ -30,9 +30,10 @@ def recorded(tmp_path_factory):
     optimiser, batch = optax.adam(1e-2), tokens()
     models = [nnx.split(Transformer(nnx.Rngs(seed)), nnx.Param, ...) for seed in (0, 1)]
     graph, _, rest = models[0]  # no number in the rest decides anything: the rate of its dropout is 0
-    watched = gf.watch(nnx.merge(*models[0]))
+    watched, traces = gf.watch(nnx.merge(*models[0])), []
 
     def loss_fn(params, batch):
+        traces.append(batch)
         model = nnx.merge(graph, params, rest, copy=True)
         return next_word_loss(model, batch), model(batch["inputs"]).shape
 
@@ -42,6 +43,7 @@ def recorded(tmp_path_factory):
         updates, moments = optimiser.update(gradients, moments)
         return optax.apply_updates(params, updates), moments, loss, reading
 
+    once = 0
     for seed, (_, params, _) in enumerate(models):
         moments = optimiser.init(params)
         with gf.record(folder, settings={"width": 8, "seed": seed}) as log:
@@ -49,6 +51,8 @@ def recorded(tmp_path_factory):
                 params, moments, loss, reading = step(params, moments, batch)
                 log(number + 1, reading)
                 assert reading.loss == float(loss)
+                once = len(traces) if (seed, number) == (0, 0) else once
+    assert len(traces) == once  # nothing of ours makes JAX trace the second step, or the second seed, anew
     return folder
 
 
