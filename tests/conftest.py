@@ -97,6 +97,7 @@ SLOW = (
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
     "nets/test_nets.py::test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax",
     "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
+    "nets/test_googlenet.py::test_thirty_steps_learn_a_batch_of_digits",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[googlenet]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual, joined]",

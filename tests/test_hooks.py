@@ -44,7 +44,8 @@ def assert_close(ours, theirs, tolerance):
 
 @pytest.mark.parametrize(
     ("which", "dtype", "tolerance"),
-    [(which, jnp.float64, 1e-10) for which in NETS] + [(which, jnp.float32, 1e-5) for which in list(NETS)[:4]],
+    # In float32 those with identity paths are in test_measure.py.
+    [(which, jnp.float64, 1e-10) for which in NETS] + [(which, jnp.float32, 1e-5) for which in list(NETS)[:2]],
 )
 def test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point(which, dtype, tolerance):
     name, settings = NETS[which]
