@@ -38,7 +38,11 @@ def call(*arguments: object, out: TextIO | None = None) -> Result:
     sys.argv = ["gradflow", *map(str, arguments)]
     kept, err = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(out or kept), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+        with (
+            contextlib.redirect_stdout(out or kept),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
             main()
     finally:
         sys.argv = argv

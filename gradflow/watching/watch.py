@@ -15,8 +15,8 @@ from gradflow.watching import linen, trees
 from gradflow.watching.frames import counted
 from gradflow.watching.tracker import Tracker
 
-# JAX keeps what it traced of an inner function; under another mark it traces it anew, for us to see. The context is made
-# here and not where it is first used: what was traced before there was one more context is traced and compiled again.
+# JAX keeps what it traced of an inner function; under another mark it traces it anew, for us to see. It is made here,
+# not where it is first used: what was traced before there was one more context is traced and compiled again.
 _trace = jax.make_user_context(None)
 
 
