@@ -119,20 +119,27 @@ SLOW = (
 )
 
 
-# Files that take ten seconds or more, the longest first.
+# Files that take about ten seconds or more on one core, the longest first.
 LONGEST = (
-    "test_hooks.py",
-    "nets/test_stack.py",
     "nets/test_every_net.py",
-    "training/test_training.py",
-    "runs/test_run.py",
-    "runs/test_resume.py",
-    "runs/test_sweep.py",
-    "nets/test_googlenet.py",
-    "commands/test_bad_input.py",
-    "experiments/test_experiments.py",
-    "watching/test_own_loop.py",
+    "test_hooks.py",
     "watching/test_transforms.py",
+    "training/test_training.py",
+    "watching/test_own_loop.py",
+    "nets/test_nets.py",
+    "commands/test_describe.py",
+    "commands/test_bad_input.py",
+    "analyses/test_unrolling.py",
+    "commands/test_compile_cache.py",
+    "experiments/test_experiments.py",
+    "nets/test_googlenet.py",
+    "runs/test_resume.py",
+    "runs/test_run.py",
+    "nets/test_stack.py",
+    "claims/test_theory.py",
+    "claims/test_diagnosis.py",
+    "runs/test_sweep.py",
+    "test_notebooks.py",
 )
 
 

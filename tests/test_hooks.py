@@ -25,10 +25,10 @@ NETS = {
     "plain without normalisation": ("plain", {"normalisation": "none"}),
     "residual": ("residual", {}),
     "residual without normalisation": ("residual", {"normalisation": "none"}),
-    "residual, shortcut B": ("residual", {"shortcut": "B"}),
+    "residual, shortcut B": ("residual", {"shortcut": "B", "normalisation": "none"}),
     "residual, shortcut C": ("residual", {"shortcut": "C"}),
     "residual, pre-activation": ("residual", {"order": "pre"}),
-    "residual, scaled shortcuts": ("residual", {"shortcut_scale": 0.5}),
+    "residual, scaled shortcuts": ("residual", {"shortcut_scale": 0.5, "normalisation": "none"}),
 }
 
 
@@ -240,7 +240,7 @@ def test_seeds_under_vmap_read_what_each_reads_alone():
 
 def test_whole_forward_pass_under_remat_reads_the_same():
     images, labels = digits(6)
-    net = build()
+    net = build(normalisation="none")
     (graph, params, rest), points = nets.split(net), nets.points_of(net, images.shape[1:])
 
     def loss_of(params, sinks, wrap):
