@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import pytest
 
@@ -29,13 +29,20 @@ class Result(NamedTuple):
     err: str
 
 
-def call(*arguments: object) -> Result:
-    """Gives a command in this process; its workers are processes of their own all the same."""
+def call(*arguments: object, out: TextIO | None = None) -> Result:
+    """Gives a command in this process; its workers are processes of their own all the same.
+
+    With `out`, a file, that is its standard output.
+    """
     argv, handler, environment = sys.argv, signal.getsignal(signal.SIGTERM), dict(os.environ)
     sys.argv = ["gradflow", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
+    kept, err = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+        with (
+            contextlib.redirect_stdout(out or kept),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
             main()
     finally:
         sys.argv = argv
@@ -44,7 +51,7 @@ def call(*arguments: object) -> Result:
             del os.environ[name]
     code = left.value.code
     assert isinstance(code, int)
-    return Result(code, out.getvalue(), err.getvalue())
+    return Result(code, kept.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ passes, in one piece and, where jaxlib still has it, with the older emitter of f
 time. `XLA_FLAGS=` compiles as a user does.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -97,8 +98,10 @@ SLOW = (
     "nets/test_nets.py::test_the_net_of_1202_layers_has_the_published_number_of_parameters",
     "nets/test_nets.py::test_nets_build_train_and_read_the_same_under_the_coming_defaults_of_flax",
     "nets/test_googlenet.py::test_gradients_are_those_of_a_net_by_hand_with_three_tenths_of_each_auxiliary_loss",
+    "nets/test_googlenet.py::test_thirty_steps_learn_a_batch_of_digits",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[googlenet]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual, joined]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[residual that pools]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[nin]",
     "nets/test_forward_mode.py::test_forwards_backwards_and_twice[vgg]",
@@ -122,15 +125,53 @@ SLOW = (
 )
 
 
+# Files that take about ten seconds or more on one core, the longest first.
+LONGEST = (
+    "nets/test_every_net.py",
+    "test_hooks.py",
+    "watching/test_transforms.py",
+    "training/test_training.py",
+    "watching/test_own_loop.py",
+    "nets/test_nets.py",
+    "commands/test_describe.py",
+    "commands/test_bad_input.py",
+    "analyses/test_unrolling.py",
+    "commands/test_compile_cache.py",
+    "experiments/test_experiments.py",
+    "nets/test_googlenet.py",
+    "runs/test_resume.py",
+    "runs/test_run.py",
+    "nets/test_stack.py",
+    "claims/test_theory.py",
+    "claims/test_diagnosis.py",
+    "runs/test_sweep.py",
+    "test_notebooks.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist chooses for itself
 def pytest_cmdline_main(config):
     """Several processes share the tests out file by file: what a file prepares or compiles for several, one does once.
 
-    In the order of their names, at whose end are short ones, not by the number of tests, which says little of the time.
-    Not the slow ones: half of them are in one file.
+    Those that take longest come first, so that no process is alone with one at the end: see `LONGEST`. Not by the
+    number of tests, which says little of the time. Not the slow ones: half of them are in one file.
     """
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no" and config.option.markexpr != "slow":
         config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: it is not looked through again and again for what could be freed. Nor is
+    what JAX keeps of every trace each time that 700 more objects have been made.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -138,6 +179,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(slow in item.nodeid for slow in SLOW):
             item.add_marker(pytest.mark.slow)
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0].removeprefix("tests/"), len(places)))
 
 
 def pytest_unconfigure(config):

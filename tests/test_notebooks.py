@@ -35,12 +35,12 @@ def test_a_notebook_shows_runs_tables_figures_and_sweeps_by_themselves(tmp_path)
     start, run, training, figure, sweep, net, data, wrong = execute(
         tmp_path,
         "import gradflow as gf",
-        "run = gf.Run(net='mlp', depth=3, width=4, batch=16, steps=3)\nrun",
+        "run = gf.Run(net='mlp', depth=2, width=4, batch=16, steps=3)\nrun",
         "readings = [*gf.train(run, progress=True)]\nreadings[-1]",
         "import matplotlib.pyplot as plt\nplt.close(plt.figure())\n"  # from here on IPython knows figures of its own
         "gf.plot.gradient_curves(readings)",
-        "gf.run_sweep(net='mlp', depth=3, width=4, batch=16, steps=3)",
-        "gf.describe('mlp', depth=3)",
+        "gf.run_sweep(net='mlp', depth=2, width=4, batch=16, steps=3, workers=1)",
+        "gf.describe('mlp', depth=2)",
         "gf.load_data('digits')",
         "try:\n    gf.run_sweep(net='mlp', depht=3)\nexcept gf.BadInput as error:\n    print(error)",
     )

@@ -4,6 +4,7 @@ import math
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from command_line import call
 
@@ -84,8 +85,12 @@ def test_a_name_is_that_of_a_folder_in_the_results(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-NET = gf.nets.build("mlp", depth=2, width=4, classes=3, channels=1, seed=0, image=4)
-IMAGES = jnp.ones((2, 4, 4, 1))
+@pytest.fixture(scope="module")
+def net():
+    return gf.nets.build("mlp", depth=2, width=4, classes=3, channels=1, seed=0, image=4)
+
+
+IMAGES = np.ones((2, 4, 4, 1), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +98,15 @@ IMAGES = jnp.ones((2, 4, 4, 1))
     [
         (IMAGES, [-1, 0]),  # once read as the last class
         (IMAGES, [0, 3]),
-        (IMAGES[:0], jnp.zeros(0, int)),
-        (jnp.ones((2, 4, 4, 2)), [0, 1]),
-        (jnp.ones((2, 8, 8, 1)), [0, 1]),
+        (IMAGES[:0], np.zeros(0, int)),
+        (np.ones((2, 4, 4, 2), np.float32), [0, 1]),
+        (np.ones((2, 8, 8, 1), np.float32), [0, 1]),
         (IMAGES, [0]),
     ],
 )
-def test_a_batch_that_does_not_fit_the_net_is_not_read(images, labels):
+def test_a_batch_that_does_not_fit_the_net_is_not_read(net, images, labels):
     with pytest.raises(BadInput) as error:
-        gf.read(NET, images, jnp.asarray(labels))
+        gf.read(net, jnp.asarray(images), jnp.asarray(labels))
     assert "\n" not in str(error.value)
 
 

@@ -15,7 +15,9 @@ from gradflow.watching import equinox, linen, trees
 from gradflow.watching.frames import counted
 from gradflow.watching.tracker import Tracker
 
-_trace = None  # JAX keeps what it traced of an inner function; under another mark it traces it anew, for us to see
+# JAX keeps what it traced of an inner function; under another mark it traces it anew, for us to see. It is made here,
+# not where it is first used: what was traced before there was one more context is traced and compiled again.
+_trace = jax.make_user_context(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,8 @@ class Watched:
     def traced(self, tracker: Tracker) -> Iterator[None]:
         """Inside, the calls of the model are handed to the tracker, and nothing that was traced before is used."""
         watching = linen.watched(tracker) if self.is_linen else calls.watched(self.model, tracker, self.marks)
-        with _context()(object()), counted(), watching:
+        with _trace(object()), counted(), watching:
             yield
-
-
-def _context() -> Any:
-    global _trace
-    _trace = _trace or jax.make_user_context(None)
-    return _trace
 
 
 def watch(

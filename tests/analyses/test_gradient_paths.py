@@ -79,7 +79,9 @@ def test_a_batch_is_the_one_of_that_training_step():
     assert not np.array_equal(gf.batch_of(run, step=2)[1], gf.batch_of(run)[1])
 
 
-@pytest.mark.parametrize("settings", [{"net": "plain", "order": "pre"}, {"net": "residual"}, {"net": "vgg"}])
+@pytest.mark.parametrize(
+    "settings", [{"net": "plain", "order": "pre"}, {"net": "residual"}, {"net": "vgg", "depth": 11, "width": 4}]
+)
 def test_a_net_without_such_units_is_one_line(settings: dict[str, Any]):
     run = gf.Run(**settings)
     with pytest.raises(BadInput, match="legal is a residual net of order pre"):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from naive import build, digits
+from naive import activations, build, digits
 
 import gradflow as gf
+from gradflow import nets
 from gradflow.errors import BadInput
 
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,15 +34,14 @@ def held(net: Any, images: Any) -> tuple[list[Any], Any]:
     """The units as functions of one image's activation, batch norm with the statistics of all; and the first inputs."""
     net.set_attributes(decay=0.0, raise_if_not_found=False)
     net.train()
-    inputs = []
-    net(images, lambda name, x: (inputs.append(x) if name == net.units[0] else None, x)[1])
-    x, units = inputs[0], [getattr(net, name) for name in net.units]
+    first = activations(*nets.split(net), images)[net.units[0]]
+    x, units = first, [getattr(net, name) for name in net.units]
     for unit in units:
         unit(x, lambda name, x: x, "u")  # leaves the statistics of x
         unit.eval()
         x = unit(x, lambda name, x: x, "u")
     alone = [lambda x, unit=unit: unit(x[None], lambda name, x: x, "u")[0] for unit in units]
-    return alone, inputs[0]
+    return alone, first
 
 
 def jacobians(functions: Any, x: Any) -> np.ndarray:
@@ -61,18 +61,20 @@ def test_exact_influence_is_that_of_whole_jacobians(name):
     net, images = small(name)
     found = gf.influence(net, images, probes=None)
     alone, x = held(net, images)
-    inputs = [x]
+    of_units = []
     for unit in alone:
-        inputs.append(jax.vmap(unit)(inputs[-1]))
+        of_units.append(jacobians([unit], x))
+        x = jax.jit(jax.vmap(unit))(x)
+    whole = lambda first, last: functools.reduce(lambda before, own: own @ before, of_units[first : last + 1])  # noqa: E731
     count = len(alone)
     assert found.names == net.units
     for first in range(count):
-        wanted = gain(jacobians(alone[first:], inputs[first]))
+        wanted = gain(whole(first, count - 1))
         assert found.total[first] == pytest.approx(wanted, rel=1e-4)
         assert found.forward[first] == pytest.approx(wanted, rel=1e-4)
         assert np.isnan(found.reach[first, :first]).all()
     for first, last in ((0, 0), (0, count - 2), (1, count - 1)):
-        wanted = gain(jacobians(alone[first : last + 1], inputs[first]))
+        wanted = gain(whole(first, last))
         assert found.reach[first, last] == pytest.approx(wanted, rel=1e-4)
     assert found.error < 1e-5
 

@@ -1,5 +1,6 @@
 """Diagnoses: each rule against its law in closed form, the known truths of committed tables, and an answer for all."""
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -233,8 +234,14 @@ def test_every_committed_table_is_answered(folder):
     assert {*found.start_regime, *found.end_regime} <= {"vanishing", "exploding", "level", "undecided"}
 
 
+@functools.cache
+def committed(folder: str) -> Any:
+    """A committed table, read once. Nobody writes into it."""
+    return gf.load(ROOT / folder)
+
+
 def told(folder: str, **settings: Any) -> set[str]:
-    frame: Any = gf.load(ROOT / folder)
+    frame = committed(folder)
     chosen = np.logical_and.reduce([frame[name] == value for name, value in settings.items()])
     return set(gf.diagnose(frame[chosen]).cause)
 

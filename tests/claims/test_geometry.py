@@ -17,7 +17,7 @@ PLAIN = {"net": "plain", "depth": 20, "data": "digits"}
 )
 def test_outputs_are_those_of_the_kernels_in_the_order_of_the_forward_pass(run):
     own = {name: value for name, value in run.items() if name not in ("net", "data")}
-    net = nets.build(run["net"], classes=10, channels=1, image=8, **own)
+    net = nets.abstract(run["net"], classes=10, channels=1, image=8, **own)
     weights = nets.weighted_layers(nets.split(net)[1])
     found = geometry(run)
     assert found

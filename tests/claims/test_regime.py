@@ -16,19 +16,14 @@ DEPTH, UNITS, SEEDS = 56, 27, 5
 def table(heights: Any) -> pd.DataFrame:
     """A long table of log10 gradient norms, `(net, seed, unit)`, at step 1; a head tells the depth."""
     nets, seeds, units = heights.shape
-    rows = [
-        pd.DataFrame(
-            {
-                "layer": [f"block{unit:02d}" for unit in range(1, units + 1)] + ["head"],
-                "position": [*(2 * np.arange(units) + 1), DEPTH],
-                "value": [*10 ** heights[net, seed], 1.0],
-            }
-        ).assign(run=f"{net}-{seed}", net=str(net), seed=seed)
-        for net in range(nets)
-        for seed in range(seeds)
-    ]
+    values = np.concatenate([10**heights, np.ones((nets, seeds, 1))], axis=-1)
+    net, seed, place = (axis.ravel() for axis in np.indices(values.shape))
+    layers = np.array([*(f"block{unit:02d}" for unit in range(1, units + 1)), "head"], object)
+    positions = np.array([*(2 * np.arange(units) + 1), DEPTH])
+    rows = {"layer": layers[place], "position": positions[place], "value": values.ravel()}
     settings = {"depth": DEPTH, "normalisation": "none", "step": 1, "quantity": "activation_gradient_norm"}
-    return pd.concat(rows, ignore_index=True).assign(**settings)
+    frame = pd.DataFrame({**rows, "net": net.astype(str), "seed": seed}).assign(**settings)
+    return frame.assign(run=frame["net"] + "-" + frame["seed"].astype(str))
 
 
 def line(decades: float, spread: float = 0.01) -> Any:

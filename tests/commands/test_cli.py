@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 
 import pytest
-from command_line import call
+from command_line import Result, call
 
 import gradflow as gf
 from gradflow import nets
@@ -118,27 +118,44 @@ def test_a_net_is_described_from_its_settings():
     assert re.search(r"^total +269,722 ", result.out, re.M)  # He et al. 2015, table 6: 0.27M
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("--help",), ("describe", "--help"), ("describe", "mlp", "--layers")])
-def test_a_reader_who_has_seen_enough_ends_it_quietly(arguments):
+def process(arguments, out):
+    """A command in a process of its own, where also what Python itself writes at its end must not fail."""
+    command = [sys.executable, "-m", "gradflow", *arguments]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    return Result(done.returncode, "", done.stderr)
+
+
+def within(arguments, out):
+    """The same command in this process."""
+    return call(*arguments, out=out)
+
+
+@pytest.mark.parametrize(
+    ("give", "arguments"),
+    [
+        (within, ("list",)),
+        (within, ("--help",)),
+        (within, ("describe", "--help")),
+        (within, ("describe", "mlp", "--layers")),
+        (process, ("describe", "mlp", "--layers")),
+    ],
+)
+def test_a_reader_who_has_seen_enough_ends_it_quietly(give, arguments):
     read, write = os.pipe()
     os.close(read)  # as `| head` does when it has its lines
-    try:
-        command = [sys.executable, "-m", "gradflow", *arguments]
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    finally:
-        os.close(write)
-    assert done.stderr == ""
-    assert done.returncode == cli.EXIT_PIPE == 128 + signal.SIGPIPE
+    with open(write, "w") as out:
+        done = give(arguments, out)
+    assert done.err == ""
+    assert done.code == cli.EXIT_PIPE == 128 + signal.SIGPIPE
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full here")
-@pytest.mark.parametrize("arguments", [("list",), ("describe", "mlp")])
-def test_a_full_disk_under_standard_output_is_one_line(arguments):
-    command = [sys.executable, "-m", "gradflow", *arguments]
+@pytest.mark.parametrize(("give", "arguments"), [(within, ("list",)), (process, ("describe", "mlp"))])
+def test_a_full_disk_under_standard_output_is_one_line(give, arguments):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.stderr == "gradflow: standard output: No space left on device\n"
-    assert done.returncode == cli.EXIT_BAD_INPUT == 2
+        done = give(arguments, full)
+    assert done.err == "gradflow: standard output: No space left on device\n"
+    assert done.code == cli.EXIT_BAD_INPUT == 2
 
 
 def test_ctrl_c_is_one_line(monkeypatch):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from command_line import TINY, call
+from command_line import QUICK, call
 
 from gradflow.commands import compile_cache
 
@@ -19,7 +19,8 @@ def cache(tmp_path, monkeypatch):
 
 def sweep(tmp_path, name, *more):
     """Its workers write what they warn of to the logs of their runs: there must be nothing."""
-    result = call("sweep", "--net", "plain", *TINY, "--steps", 1, "--name", name, "--results", tmp_path, *more)
+    command = ("sweep", *QUICK, "--steps", 1, "--evaluations", 0, "--workers", 1, "--name", name)
+    result = call(*command, "--results", tmp_path, *more)
     assert result.code == 0, result.err
     logs = [path.read_text() for path in (tmp_path / name / "runs").glob("*/log.txt")]
     assert logs

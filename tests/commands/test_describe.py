@@ -41,24 +41,26 @@ def test_parameters_of_the_table_add_up_to_those_of_the_net():
 
 
 def test_shapes_are_those_of_the_computation():
-    net = nets.build("residual", depth=14, classes=7, channels=1, width=4)
+    graph, params, rest = nets.split(nets.abstract("residual", depth=14, classes=7, channels=1, width=4))
     seen = {}
 
     def look(name, x):
         seen[name] = x.shape[1:]
         return x
 
-    nets.apply(*nets.split(net), jnp.zeros((2, 11, 11, 1)), look)
+    forward = lambda params, rest, x: nets.apply(graph, params, rest, x, look)  # noqa: E731
+    jax.eval_shape(forward, params, rest, jnp.zeros((2, 11, 11, 1)))
     layers, _ = describe.layers("residual", image=11, channels=1, classes=7, depth=14, width=4)
     assert {layer.name: layer.output for layer in layers} == {layer.name: seen[layer.name] for layer in layers}
     assert [layer.position for layer in layers] == list(range(1, 15))
 
 
 def test_multiply_adds_are_half_the_operations_that_xla_counts():
-    net = nets.build("plain", depth=8, classes=10, channels=3, normalisation="none", activation="linear")
+    net = nets.abstract("plain", depth=8, classes=10, channels=3, normalisation="none", activation="linear")
     graph, params, rest = nets.split(net)
     image = jnp.zeros((1, 32, 32, 3))
-    cost = jax.jit(lambda params, x: nets.apply(graph, params, rest, x)[0]).lower(params, image).cost_analysis()
+    forward = jax.jit(lambda params, rest, x: nets.apply(graph, params, rest, x)[0])
+    cost = forward.lower(params, rest, image).cost_analysis()
     # XLA leaves out the products with the zero padding and adds the pooling and the bias: within 8 %, whichever way.
     assert cost
     assert cost["flops"] / 2 == pytest.approx(total("plain", depth=8)[0], rel=0.08)

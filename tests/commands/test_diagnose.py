@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, TINY, call, compile_once  # noqa: F401
+from command_line import QUICK, ROOT, call, compile_once  # noqa: F401
 
 from gradflow.runs.record import FORMAT
 
@@ -16,7 +16,7 @@ PUBLISHED = ROOT / "results" / "nin_head"
 def swept(tmp_path_factory) -> Path:
     """Two seeds of a tiny net, two steps."""
     results = tmp_path_factory.mktemp("swept")
-    words = ("sweep", "--net", "plain", *TINY, "--steps", 2, "--evaluations", 0, "--seeds", 2)
+    words = ("sweep", *QUICK, "--steps", 2, "--evaluations", 0, "--seeds", 2)
     result = call(*words, "--workers", 1, "--results", results)
     assert result.code == 0, result
     return results / "sweep"
@@ -35,11 +35,11 @@ def test_a_results_folder_is_a_paragraph_a_setting(monkeypatch):
 def test_a_folder_of_runs_one_run_by_name_and_one_by_its_folder(swept, tmp_path):
     both = call("diagnose", swept)
     assert both.code == 0, both
-    assert both.out.startswith("plain 8, 2 seeds: ")
+    assert both.out.startswith("mlp 2, 2 seeds: ")
     run = sorted(path for path in (swept / "runs").iterdir() if path.is_dir())[1]
     named, folder = call("diagnose", swept, "--run", run.name), call("diagnose", run)
     assert (named.code, folder.code) == (0, 0)
-    assert named.out.startswith("plain 8, 1 seed: ")
+    assert named.out.startswith("mlp 2, 1 seed: ")
     assert "one seed: no interval" in named.out
     assert folder.out == named.out
     raw = shutil.copytree(swept / "runs", tmp_path / "runs").parent  # not published

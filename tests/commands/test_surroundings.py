@@ -1,5 +1,6 @@
 """What is around a command: a folder of somebody else's, the locale, the current directory, names of paths."""
 
+import io
 import json
 import os
 import subprocess
@@ -130,18 +131,25 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
     assert call("plot", "x:y/mine", "--experiment", "mine.py").code == 0
 
 
-ENCODINGS = {
-    "the locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "the terminal": {"PYTHONIOENCODING": "ascii"},
-}
+def in_the_locale(*arguments: str) -> Result:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-P", "-m", "gradflow", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return Result(done.returncode, done.stdout.decode("ascii"), done.stderr.decode("ascii"))
 
 
-@pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
-def test_ascii_is_enough(environment, tmp_path):
+def in_the_terminal(*arguments: str) -> Result:
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    done = call(*arguments, out=terminal)
+    terminal.flush()
+    return done._replace(out=terminal.buffer.getvalue().decode("ascii"))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("give", [in_the_locale, in_the_terminal])
+def test_ascii_is_enough(give, tmp_path):
     publish(tmp_path / "results", experiment="border", made={"command": "×"})
     mine = tmp_path / "mine.py"
     mine.write_text(MINE.replace("My title", "×10⁻⁸"), "utf-8")
-    command = [sys.executable, "-P", "-m", "gradflow", "judge", str(tmp_path / "results"), "--experiment", str(mine)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode("ascii") == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"
+    done = give("judge", str(tmp_path / "results"), "--experiment", str(mine))
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"

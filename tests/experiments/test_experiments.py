@@ -198,7 +198,7 @@ import gradflow as gf
 
 def runs(preset, seeds=3, **overrides):
     """Two tiny runs."""
-    settings = {"net": ("plain",), "depth": (8,), "width": (4,), "batch": (16,), "steps": (3,), "evaluations": (0,)}
+    settings = {"net": ("mlp",), "depth": (2,), "width": (4,), "batch": (16,), "steps": (3,), "evaluations": (0,)}
     return gf.grid(seeds, **(settings | overrides))
 
 
@@ -227,7 +227,7 @@ def results(tmp_path_factory) -> Path:
 def test_the_exit_code_of_ones_own_experiment_is_by_its_verdict(results, tmp_path, side, than, code, outcome):
     path = tmp_path / "mine.py"
     path.write_text(MINE.replace("SIDE", side).replace("THAN", str(than)))
-    result = call("run", path, "--results", results)
+    result = call("run", path, "--workers", 1, "--results", results)
     assert result.code == code, result
     assert f"{outcome}: My title" in result.out
     folder = results / "mine"

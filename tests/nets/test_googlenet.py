@@ -153,6 +153,11 @@ def by_hand(params, images, activation, point, lrn, torchvision=False):
     return point("head", linear(params, "head", x.mean((1, 2)))), answers
 
 
+def abstract(**settings) -> Any:
+    """The net without weights."""
+    return nets.abstract("googlenet", classes=10, channels=1, **settings)
+
+
 def filled_short(**settings):
     with three_modules():
         depth = googlenet.depth_of(settings.get("variant", "paper"))
@@ -218,14 +223,14 @@ def test_a_variant_without_auxiliary_classifiers_is_what_one_writes_by_hand(vari
 
 @pytest.mark.parametrize(("variant", "epsilon"), [("paper", 1e-5), ("torchvision", 1e-3)])
 def test_the_epsilon_of_batch_norm_is_the_variants(variant, epsilon):
-    net = abstractly(lambda: build("googlenet", depth=22, variant=variant, normalisation="batch"))
+    net = abstract(variant=variant, normalisation="batch")
     norms = {path[-1]: norm for path, norm in nnx.iter_modules(net) if isinstance(norm, BatchNorm)}
     assert {"conv1_norm", "3x3_norm", "conv_norm"} <= norms.keys()
     assert {norm.epsilon for norm in norms.values()} == {epsilon}
 
 
 def test_the_auxiliary_classifiers_answer_while_training_only():
-    graph, params, rest = filled("googlenet", classes=10, channels=1, width=4, image=8)
+    graph, params, rest = filled_short(width=4)
     images = jnp.zeros((3, 8, 8, 1))
     training, _ = abstractly(lambda: nets.apply(graph, params, rest, images))
     assert isinstance(training, Heads)
@@ -251,8 +256,8 @@ def rates(net):
 
 
 def test_dropout_is_the_papers_unless_a_number_replaces_it():
-    assert rates(abstractly(lambda: build("googlenet", depth=22))) == (0.4, 0.7, 0.7)
-    assert rates(abstractly(lambda: build("googlenet", depth=22, dropout=0.2))) == (0.2, 0.2, 0.2)
+    assert rates(abstract()) == (0.4, 0.7, 0.7)
+    assert rates(abstract(dropout=0.2)) == (0.2, 0.2, 0.2)
 
 
 def test_auxiliary_classifiers_change_no_weight():
@@ -277,7 +282,7 @@ def test_auxiliary_classifiers_change_no_weight():
     ],
 )
 def test_lrn_is_in_the_papers_net_without_another_normalisation(settings, expected):
-    assert bool(abstractly(lambda: nets.build("googlenet", classes=10, channels=1, **settings)).lrn) == expected
+    assert bool(abstract(**settings).lrn) == expected
 
 
 @pytest.mark.parametrize(
@@ -305,7 +310,9 @@ def test_a_wrong_setting_is_refused_in_one_line_with_the_legal_ones(setting, leg
 
 def test_images_that_do_not_fit_are_refused():
     def logits(side, **given):
-        return abstractly(lambda: build("googlenet", depth=22, **given)(jnp.zeros((2, side, side, 1))))
+        with three_modules():
+            depth = googlenet.depth_of("paper")
+            return abstractly(lambda: build("googlenet", depth=depth, **given)(jnp.zeros((2, side, side, 1))))
 
     assert logits(4, auxiliary=False).shape == (2, 10)
     assert logits(32, auxiliary=False, family="imagenet").shape == (2, 10)

@@ -218,7 +218,22 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+BUILT = ("no images", "raises when built", "a layer without a point")  # wrong where it is built, as "no module" is
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_what_is_built_and_is_no_net_is_refused_in_one_line(name, tmp_path):
+    source, function, *words = REFUSED[name]
+    path = tmp_path / "bad.py"
+    path.write_text(source)
+    with pytest.raises(BadInput) as refused:
+        next(iter(gf.train(gf.Run(net=f"{path}:{function}", steps=2))))
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in BUILT])
 def test_what_is_no_net_is_refused_in_one_line(name, tmp_path):
     source, function, *words = REFUSED[name]
     path = tmp_path / "bad.py"

@@ -1,5 +1,6 @@
 """Scanned units against unrolled ones, and the rules written out for a CPU against automatic differentiation."""
 
+import functools
 from typing import Any
 
 import jax
@@ -22,15 +23,16 @@ def everything(net, images, labels):
     graph, params, rest = nets.split(net)
     points = nets.points_of(net, images.shape[1:])
     both = lambda params, rest: training.gradients(graph, points, params, rest, images, labels)  # noqa: E731
-    gradient, _, _, rest, loss, error = jax.jit(both)(params, rest)
-    return str(jax.make_jaxpr(both)(params, rest)), stack.unstack((gradient, rest, loss, error))
+    traced = jax.jit(both).trace(params, rest)
+    gradient, _, _, rest, loss, error = traced.lower().compile()(params, rest)
+    return str(traced.jaxpr), stack.unstack((gradient, rest, loss, error))
 
 
 # As small as nets can be that have a row of units in each of their stages.
 SMALL: dict[str, dict[str, Any]] = {
     "plain": {"depth": 20, "width": 4},
     "residual": {"depth": 20, "width": 4},
-    "residual_mlp": {"depth": 8, "width": 32, "image": 8},
+    "residual_mlp": {"depth": 5, "width": 32, "image": 8},
 }
 
 
@@ -68,16 +70,16 @@ def assert_close(ours, theirs):
     ("depth", "pixels", "scans"), [(56, 2**17, 0), (56, 2**12, 3), (110, 2**17, 0), (128, 2**17, 3)]
 )
 def test_deep_nets_are_scanned_and_on_small_images_less_deep_ones_as_well(depth, pixels, scans):
-    net = stack.stack_units(nets.build("residual", depth=depth, classes=10, channels=1), pixels)
+    net = stack.stack_units(nets.abstract("residual", depth=depth, classes=10, channels=1), pixels)
     graph, params, rest = nets.split(net)
-    traced = jax.make_jaxpr(lambda images: nets.apply(graph, params, rest, images))(jnp.ones((1, 8, 8, 1)))
+    traced = jax.make_jaxpr(functools.partial(nets.apply, graph))(params, rest, jnp.ones((1, 8, 8, 1)))
     assert (
         sum(equation.primitive.name == "scan" for equation in traced.eqns) == scans == len(stack.stacked_names(params))
     )
 
 
 def test_a_joined_net_has_the_points_of_the_net_and_its_trees_translate_there_and_back():
-    net = nets.build("residual", depth=26, classes=10, channels=1)
+    net = nets.build("residual", depth=20, classes=10, channels=1, width=4)
     joined = stack.stack_units(net, 1)
     assert nets.points_of(joined, (8, 8, 1)) == nets.points_of(net, (8, 8, 1))
     assert nets.count_parameters(joined) == nets.count_parameters(net)
@@ -109,6 +111,16 @@ def xla_convolution(stride, padding, circular=False):
     return convolve
 
 
+def there_and_back(function, gradient, *arrays):
+    """What a function gives, and the gradients of its arguments, compiled in one piece."""
+
+    def both(gradient, *arrays):
+        y, back = jax.vjp(function, *arrays)
+        return y, *back(gradient)
+
+    return jax.jit(both)(gradient, *arrays)
+
+
 @pytest.mark.parametrize("side", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("pixels", [8, 9])
@@ -118,14 +130,13 @@ def test_the_backward_convolutions_are_those_of_automatic_differentiation(side, 
         random = np.random.default_rng(0)
         x = jnp.asarray(random.normal(size=(4, pixels, pixels, 3)))
         kernel = jnp.asarray(random.normal(size=(side, side, 3, 5)))
-        y, back = jax.vjp(xla_convolution(stride, side // 2, circular), x, kernel)
-        gradient = jnp.asarray(random.normal(size=y.shape))
+        gradient = jnp.asarray(random.normal(size=(4, -(-pixels // stride), -(-pixels // stride), 5)))
+        y, *wanted = there_and_back(xla_convolution(stride, side // 2, circular), gradient, x, kernel)
         with nets.fast_gradients(True):
             own = lambda x, w: convolution.convolve(x, w, stride, side // 2, circular)  # noqa: E731
-            ours, ours_back = jax.vjp(own, x, kernel)
-            found = ours_back(gradient)
+            ours, *found = there_and_back(own, gradient, x, kernel)
         np.testing.assert_allclose(ours, y)
-        for one, other in zip(found, back(gradient), strict=True):
+        for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
@@ -140,13 +151,12 @@ def test_a_map_smaller_than_its_kernel_is_one_product_or_padded_first_and_gives_
     program = str(jax.make_jaxpr(own)(x, kernel))
     assert ("conv_general_dilated" not in program) == (pixels < 3 and stride == 1)
     assert ("reduce_precision" in program) == (pixels < 3 and stride == 2 and not circular)
-    y, back = jax.vjp(xla_convolution(stride, 1, circular), x, kernel)
-    gradient = jnp.asarray(random.normal(size=y.shape), jnp.float32)
+    gradient = jnp.asarray(random.normal(size=(4, -(-pixels // stride), -(-pixels // stride), 5)), jnp.float32)
+    y, *wanted = there_and_back(xla_convolution(stride, 1, circular), gradient, x, kernel)
     with nets.fast_gradients(True):
-        ours, ours_back = jax.vjp(own, x, kernel)
-        found = ours_back(gradient)
+        ours, *found = there_and_back(own, gradient, x, kernel)
     np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5)
-    for one, other in zip(found, back(gradient), strict=True):
+    for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -173,9 +183,9 @@ def test_batch_norms_own_rule_is_that_of_automatic_differentiation():
     with jax.enable_x64(True):
         random = np.random.default_rng(0)
         x, scale, bias = (jnp.asarray(random.normal(size=shape)) for shape in ((4, 3, 3, 5), (5,), (5,)))
-        y, back = jax.vjp(naive, x, scale, bias)
-        own, own_back = jax.vjp(ours, x, scale, bias)
+        gradient = jnp.asarray(random.normal(size=x.shape))
+        own, *found = there_and_back(ours, gradient, x, scale, bias)
+        y, *wanted = there_and_back(naive, gradient, x, scale, bias)
         np.testing.assert_allclose(own, y, atol=1e-12)
-        gradient = jnp.asarray(random.normal(size=y.shape))
-        for one, other in zip(own_back(gradient), back(gradient), strict=True):
+        for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)

@@ -97,9 +97,7 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path, monk
     command = (
         "sweep",
         "--net",
-        "plain",
-        "--depth",
-        8,
+        "cnn",
         "--batch",
         16,
         "--width",
@@ -129,7 +127,7 @@ def test_a_run_that_fails_is_one_line_and_the_others_are_complete(tmp_path, monk
     # All runs failed: nothing to publish, the same exit code. A failed run is tried again.
     result = call(*[word for word in command if word != 4], "--results", tmp_path)
     assert result.code == 3
-    assert "failed: plain 8: " in result.err
+    assert "failed: cnn 4: " in result.err
 
 
 def test_the_workers_share_the_cores():

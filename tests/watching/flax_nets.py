@@ -91,22 +91,28 @@ class Shifted(nnx.Module):
 
 def gradient_by_vjp(model, path, loss, batch):
     """sqrt(B) times the norm of the gradient at the output of the module at `path`: the net is cut there."""
-    graph, state = nnx.split(model)
-    examples, seen = jax.tree.leaves(batch)[0].shape[0], []
+    return gradients_by_vjp(model, [path], loss, batch)[path]
 
-    def shifted(shift):
+
+def gradients_by_vjp(model, paths, loss, batch):
+    """The same of several modules, by path: what is added to each output is 0, so that all may be cut at once."""
+    graph, state = nnx.split(model)
+    examples, seen = jax.tree.leaves(batch)[0].shape[0], {path: [] for path in paths}
+
+    def shifted(shifts):
         copy = nnx.merge(graph, state, copy=True)
-        *above, last = path.split("/")
-        parent: Any = copy
-        for name in above:
-            parent = parent[int(name)] if name.isdigit() else getattr(parent, name)
-        if last.isdigit():
-            parent[int(last)] = Shifted(parent[int(last)], shift, seen)
-        else:
-            setattr(parent, last, Shifted(getattr(parent, last), shift, seen))
+        for path in sorted(paths, key=len, reverse=True):  # a module before the one that it is in
+            *above, last = path.split("/")
+            parent: Any = copy
+            for name in above:
+                parent = parent[int(name)] if name.isdigit() else getattr(parent, name)
+            if last.isdigit():
+                parent[int(last)] = Shifted(parent[int(last)], shifts[path], seen[path])
+            else:
+                setattr(parent, last, Shifted(getattr(parent, last), shifts[path], seen[path]))
         return loss(copy, batch)
 
-    shifted(jnp.zeros(()))
-    value, pull = jax.vjp(shifted, jnp.zeros(*seen[0]))
-    (gradient,) = pull(jnp.ones_like(value))
-    return float(jnp.sqrt(examples * jnp.sum(jnp.square(gradient.astype(jnp.float32)))))
+    jax.eval_shape(shifted, dict.fromkeys(paths, jnp.zeros(())))
+    gradients = jax.jit(jax.grad(shifted))({path: jnp.zeros(*seen[path][0]) for path in paths})
+    norm = lambda gradient: jnp.sqrt(examples * jnp.sum(jnp.square(gradient.astype(jnp.float32))))  # noqa: E731
+    return {path: float(norm(gradient)) for path, gradient in gradients.items()}

@@ -29,26 +29,31 @@ def recorded(tmp_path_factory):
     """Two seeds of a transformer that its user trains in a loop of their own."""
     folder = tmp_path_factory.mktemp("own") / "mine"
     optimiser, batch = optax.adam(1e-2), tokens()
-    for seed in (0, 1):
-        model = Transformer(nnx.Rngs(seed))
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
-        watched, moments = gf.watch(model), optimiser.init(params)
+    models = [nnx.split(Transformer(nnx.Rngs(seed)), nnx.Param, ...) for seed in (0, 1)]
+    graph, _, rest = models[0]  # no number in the rest decides anything: the rate of its dropout is 0
+    watched, traces = gf.watch(nnx.merge(*models[0])), []
 
-        def loss_fn(params, batch, graph=graph, rest=rest):
-            model = nnx.merge(graph, params, rest, copy=True)
-            return next_word_loss(model, batch), model(batch["inputs"]).shape
+    def loss_fn(params, batch):
+        traces.append(batch)
+        model = nnx.merge(graph, params, rest, copy=True)
+        return next_word_loss(model, batch), model(batch["inputs"]).shape
 
-        @jax.jit
-        def step(params, moments, batch, watched=watched, loss_fn=loss_fn):
-            (loss, _), gradients, reading = gf.value_and_grad(loss_fn, watched, has_aux=True)(params, batch)
-            updates, moments = optimiser.update(gradients, moments)
-            return optax.apply_updates(params, updates), moments, loss, reading
+    @jax.jit
+    def step(params, moments, batch):
+        (loss, _), gradients, reading = gf.value_and_grad(loss_fn, watched, has_aux=True)(params, batch)
+        updates, moments = optimiser.update(gradients, moments)
+        return optax.apply_updates(params, updates), moments, loss, reading
 
+    once = 0
+    for seed, (_, params, _) in enumerate(models):
+        moments = optimiser.init(params)
         with gf.record(folder, settings={"width": 8, "seed": seed}) as log:
             for number in range(3):
                 params, moments, loss, reading = step(params, moments, batch)
                 log(number + 1, reading)
                 assert reading.loss == float(loss)
+                once = len(traces) if (seed, number) == (0, 0) else once
+    assert len(traces) == once  # nothing of ours makes JAX trace the second step, or the second seed, anew
     return folder
 
 
@@ -114,6 +119,14 @@ def test_a_run_that_diverges_is_told_so_and_unread_steps_leave_no_rows(tmp_path)
     assert set(frame[frame["quantity"] == "update_norm"]["step"]) == {2}
 
 
+@pytest.fixture(scope="module")
+def reading():
+    """A reading of one point."""
+    graph, state = nnx.split(Mlp(nnx.Rngs(0)))
+    grads = gf.value_and_grad(square_loss, gf.watch(nnx.merge(graph, state), points=["wide"]))
+    return jax.jit(lambda state, x: grads(nnx.merge(graph, state, copy=True), x)[2])(state, batches(1)[0])
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -123,10 +136,7 @@ def test_a_run_that_diverges_is_told_so_and_unread_steps_leave_no_rows(tmp_path)
         (lambda log, reading: log(1, reading, accuracy=1.0), "cannot log 'accuracy'"),
     ],
 )
-def test_a_wrong_call_of_the_log_is_refused(tmp_path, what, said):
-    reading = gf.value_and_grad(square_loss, gf.watch(Mlp(nnx.Rngs(0)), points=["wide"]))(
-        Mlp(nnx.Rngs(0)), batches(1)[0]
-    )[2]
+def test_a_wrong_call_of_the_log_is_refused(tmp_path, reading, what, said):
     with pytest.raises(BadInput, match=said), gf.record(tmp_path, settings={}) as log:
         what(log, reading)
 

@@ -14,6 +14,20 @@ from gradflow.errors import BadInput
 X = jnp.arange(32.0).reshape(4, 8) / 32
 
 
+def read(model, loss, **how):
+    """The reading of a loss, compiled in one piece."""
+    graph, state = nnx.split(model)
+    grads = gf.value_and_grad(loss, gf.watch(model, **how))
+    return jax.jit(lambda state: grads(nnx.merge(graph, state, copy=True), X)[2])(state)
+
+
+def points(model, loss):
+    """The points of a reading; nothing is compiled."""
+    graph, state = nnx.split(model)
+    grads = gf.value_and_grad(loss, gf.watch(model))
+    return jax.eval_shape(lambda state: grads(nnx.merge(graph, state, copy=True), X)[2], state).spec.activations
+
+
 def mean_loss(model, x):
     return jnp.mean(jnp.square(model(x)))
 
@@ -60,16 +74,14 @@ def test_bad_input_is_one_line(what):
     with pytest.raises(BadInput, match=said) as refused:
         gf.value_and_grad(loss, gf.watch(model, **how), **aux)(model, X)
     assert "\n" not in str(refused.value)
-    assert len(gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2].spec.activations) == 2, (
-        "nothing is left wrapped"
-    )
+    assert len(points(model, mean_loss)) == 2, "nothing is left wrapped"
 
 
 def test_a_sum_is_read_where_that_is_meant():
     model = Mlp(nnx.Rngs(0))
     total = lambda model, x: jnp.sum(jnp.square(model(x)))  # noqa: E731
-    ours = gf.value_and_grad(total, gf.watch(model, examples=1))(model, X)[2].values["activation_gradient_norm"]
-    theirs = gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2].values["activation_gradient_norm"]
+    ours = read(model, total, examples=1).values["activation_gradient_norm"]
+    theirs = read(model, mean_loss).values["activation_gradient_norm"]
     entries = 32
     for name, norm in theirs.items():  # of the mean over entries, times the root of four examples
         assert ours[name] == pytest.approx(norm * entries / 4**0.5, rel=1e-5)
@@ -97,7 +109,7 @@ def test_a_tap_is_a_point_wherever_it_stands_and_the_identity_elsewhere():
     assert gf.tap("anything", X) is X
     model = Mlp(nnx.Rngs(0))
     loss = lambda model, x: jnp.mean(jnp.square(jax.checkpoint(inner)(model(x))))  # noqa: E731
-    reading = gf.value_and_grad(loss, gf.watch(model, points="inner"))(model, X)[2]
+    reading = read(model, loss, points="inner")
     y = jnp.tanh(model(X))
     assert reading.spec.activations == ("inner",)
     assert reading.values["activation_gradient_norm"]["inner"] == pytest.approx(
@@ -116,7 +128,7 @@ def test_functions_alone_are_watched_by_their_taps():
         return jnp.mean(x**2)
 
     weights = [jax.random.normal(jax.random.key(i), (8, 8)) for i in range(3)]
-    reading = gf.value_and_grad(loss, gf.watch(Empty()))(weights, X)[2]
+    reading = jax.eval_shape(lambda weights: gf.value_and_grad(loss, gf.watch(Empty()))(weights, X)[2], weights)
     assert reading.spec.position == {"layer0": 1, "layer1": 2, "layer2": 3}
 
 
@@ -138,8 +150,7 @@ def test_every_kind_of_output_is_a_point():
             return found["mean"] * found["spread"][0]
 
     model = Net(nnx.Rngs(0))
-    reading = gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2]
-    assert set(reading.spec.activations) == {"pair/dense", "pair.mean", "pair.spread.0", "output"}
+    assert set(points(model, mean_loss)) == {"pair/dense", "pair.mean", "pair.spread.0", "output"}
 
 
 class Tied(nnx.Module):
