@@ -5,12 +5,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gradflow.plain_text import plain
+
 
 class BadInput(ValueError):
     """Raised for anything a user can put right: a wrong name, an illegal depth, a broken file, a full disk.
 
-    The command line prints its message as one line and exits with code 2; nothing already recorded is lost.
+    Its message is one line of visible characters, whatever names it holds: Python prints it to a terminal as it is. The
+    command line prints it alone and exits with code 2; nothing already recorded is lost.
     """
+
+    def __init__(self, message: object):
+        super().__init__(plain(message))
 
 
 class RunsFailed(BadInput):

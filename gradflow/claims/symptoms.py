@@ -222,7 +222,7 @@ def _gain(values: Frame, shape: Geometry | None) -> float:
         return math.nan
     outputs = {layer.name: layer.outputs for layer in shape.layers[1:-1]}
     rows = values[values["layer"].isin(outputs)]
-    return statistics.geometric_mean(rows["weight_norm"] ** 2 / rows["layer"].map(outputs))
+    return statistics.geometric_mean(rows["weight_norm"] ** 2 / rows["layer"].map(outputs).astype(float))
 
 
 def _slope(values: Frame, shape: Geometry | None) -> float:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradflow.data import bounds
 from gradflow.errors import BadInput
 from gradflow.runs import files
 from gradflow.runs.record import NAME, READINGS, Record, read_parquet
@@ -19,6 +20,7 @@ from gradflow.runs.record import NAME, READINGS, Record, read_parquet
 NEEDED = ("run", "seed", "status")  # of every table of runs, beside what settings there are
 _NEXT = ".runs.csv.next"
 _PUBLISH_SECONDS = 600
+_VARIABLE = "GRADFLOW_MAX_TABLE_BYTES"
 
 
 def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -92,7 +94,8 @@ def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
         names = [name for name in schema.names if name != "value"]
         split = {"value": "BYTE_STREAM_SPLIT"}
         how = {"use_dictionary": names, "column_encoding": split, "compression_level": 19}
-        pq.write_table(table, temporary, compression="zstd", **how)
+        with temporary.open("wb") as file:  # of a path such as x:y pyarrow would think that it is a URI
+            pq.write_table(table, file, compression="zstd", **how)
     files.write_text(results / "runs.csv", text)
     following.unlink(missing_ok=True)
 
@@ -124,7 +127,7 @@ def _runs_of(results: Path, digest: str) -> pd.DataFrame:
     """The runs that were published with the readings that hold this digest; old versions wrote none."""
     for path in (results / "runs.csv", results / _NEXT):
         try:
-            content = path.read_bytes() if path.is_file() else None
+            content = files.read_bytes(path) if path.exists() else None
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror or error}; run again") from error
         if content is not None and (not digest or _digest(content) == digest):
@@ -182,6 +185,8 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
     What is read once a step of the whole net (loss, train_error, test_error) has the layer "" and the position -1.
     Raises `BadInput` for a folder without results, or of another format.
     """
+    if not isinstance(results, (str, Path)):
+        raise BadInput(f"{results!r} is no results folder: legal is its path")
     results = Path(results)
     if (results / "readings.parquet").exists():
         runs, readings = _published(results)
@@ -191,7 +196,21 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
         runs, readings = collect([Record(results)])
     else:
         raise BadInput(f"{results} is no results folder: it has neither readings.parquet and runs.csv nor runs/")
-    return join(runs, _only(readings, quantities))
+    readings = _only(readings, quantities)
+    bounds.check(len(readings) * _row_bytes(runs, readings), f"the table of {results}", _VARIABLE, _half_of_memory)
+    return join(runs, readings)
+
+
+def _half_of_memory() -> int:
+    return bounds.machine() // 2
+
+
+def _row_bytes(runs: pd.DataFrame, readings: pd.DataFrame) -> int:
+    """What a row of the long table takes at most: a column of text may hold any number of characters."""
+    texts = [readings[name].astype("category").cat.categories for name in ("run", "layer", "quantity")]
+    texts += [runs[name] for name in runs.columns[1:] if not pd.api.types.is_numeric_dtype(runs[name].dtype)]
+    longest = (int(text.astype(str).str.len().max()) if len(text) else 0 for text in texts)
+    return 8 * (len(runs.columns) + len(READINGS.names)) + sum(longest)
 
 
 def _only(readings: pd.DataFrame, quantities: Collection[str] | None) -> pd.DataFrame:

@@ -80,3 +80,25 @@ def test_without_a_home_nothing_is_kept_in_the_current_directory(cache, tmp_path
 def test_a_folder_that_cannot_be_made_is_not_used(cache):
     cache.parent.write_text("")
     assert "Not a directory" in compile_cache.why_off(os.environ)
+
+
+def test_a_folder_in_a_deleted_directory_is_not_used(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    environment = {compile_cache.FOLDER: "cache"}
+    compile_cache.turn_on(environment)
+    assert environment == {compile_cache.FOLDER: "cache"}
+    assert "deleted" in compile_cache.why_off(environment)
+
+
+@pytest.mark.parametrize("name", ["~/cache", "cache", "a\x1b[31m\n"])
+def test_what_a_folder_may_be_called(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    environment = {compile_cache.FOLDER: name}
+    compile_cache.turn_on(environment)
+    folder = tmp_path / name.replace("~", "home")
+    assert environment[compile_cache.JAX_FOLDER].startswith(f"{folder}/")
+    assert [path for path in tmp_path.iterdir() if path.name == "~"] == []
