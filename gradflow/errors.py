@@ -58,5 +58,9 @@ def share(name: str, value: float | None) -> None:
 def refuse_links(*paths: Path) -> None:
     """Raises `BadInput` where one is a symbolic link: what we write or remove there would be somebody else's."""
     for path in paths:
-        if path.is_symlink():
+        try:
+            link = path.is_symlink()
+        except OSError as error:
+            raise BadInput(f"cannot use {path}: {error.strerror or error}") from error
+        if link:
             raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")

@@ -52,14 +52,20 @@ def check(name: str, value: object) -> None:
 
 
 def whole(name: str, value: object) -> int:
-    """The number as Python's own. Raises `BadInput` for what is no integer, such as True, or out of its range."""
+    """The number as Python's own. Raises `BadInput` for what is no integer, or out of its range."""
+    number = integer(name, value)
+    check(name, number)
+    return number
+
+
+def integer(name: str, value: object) -> int:
+    """The number as Python's own. Raises `BadInput` for what is no integer, such as True."""
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
         raise BadInput(f"{name} {repr(value)[:60]} is not legal: it must be an integer")
-    check(name, number)
     return number
 
 

@@ -103,6 +103,8 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
     A setting that has no readings of gradients is left out. Raises `BadInput` for a table without any, or a step that
     was not recorded.
     """
+    if not hasattr(table, "columns"):
+        raise BadInput(f"a {type(table).__name__} cannot be diagnosed: legal is a table of gf.load")
     if missing := [name for name in COLUMNS if name not in table]:
         raise BadInput(f"the table cannot be diagnosed: it lacks the column {missing[0]}")
     table = table if "status" in table else table.assign(status="done")
@@ -154,7 +156,9 @@ def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int
             break
         since = at
     shape, promises = geometry(row), _promises(rows)
-    momentum = float(row.get("momentum") or 0) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
+    momentum = variation.clean(row.get("momentum")) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
+    if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+        momentum = 0.0  # of a record of a user's own, where it may be anything
     trained = int(runs["last_step"].max()) if "last_step" in runs else last
     return Symptoms(
         run=row,

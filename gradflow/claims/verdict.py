@@ -40,7 +40,11 @@ class Claim:
     steps: int = 1  # the length of training that it is about: shorter runs decide nothing, for it or against it
 
     def __post_init__(self):
-        choose("side", self.side, SIDES)
+        choose("side", self.side, [*SIDES])
+        if not all(isinstance(number, (int, float, np.number)) for number in (self.than, self.margin)):
+            raise BadInput(f"than {self.than!r} or margin {self.margin!r} is not legal: they are numbers")
+        if not math.isfinite(self.than):
+            raise BadInput(f"than {self.than} is not legal: it is a finite number")
         if (self.margin > 0) != (self.side in ("<=", "=")) or not math.isfinite(self.margin):
             raise BadInput(
                 f"margin {self.margin} is not legal with side {self.side!r}: <= and = have one above 0, > and < none"

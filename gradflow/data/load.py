@@ -43,8 +43,8 @@ def load_data(
     random order. `label` is the column of labels, where it is not called label. Raises `BadInput` for anything wrong
     with the data or the arguments.
     """
-    size = None if image_size is None else ranges.whole("image_size", image_size)
-    held_out, seed = ranges.whole("validation", validation), ranges.whole("seed", seed)
+    size = None if image_size is None else ranges.integer("image_size", image_size)
+    held_out, seed = ranges.integer("validation", validation), ranges.whole("seed", seed)
     return prepared(read(name, label), size, held_out, seed, bool(shuffle))
 
 

