@@ -99,7 +99,7 @@ def _verdict(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame
     called = _in_one_line(path, function, "has no verdict of this table")
 
     def verdict(table: pd.DataFrame) -> Verdict:
-        found = called(table)
+        found = called(table.copy(deep=False))  # the user's file may change it: what follows needs it as it was
         if not isinstance(found, Verdict):
             raise BadInput(
                 f"{path}: verdict must return a gradflow.Verdict, not {type(found).__name__} (line {_line(function)})"
@@ -113,7 +113,7 @@ def _figure(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame,
     called = _in_one_line(path, function, "has no figures of this table")
 
     def figure(table: pd.DataFrame, verdict: Verdict) -> dict[str, Figure]:
-        found = called(table, verdict)
+        found = called(table.copy(deep=False), verdict)
         if wrong := _wrong_figures(found):
             raise BadInput(f"{path}: figure must return {wrong} (line {_line(function)})")
         return dict(found)

@@ -17,6 +17,7 @@ from gradflow.plain_text import plain
 PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = "PASS", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
 SIDES = {">": "greater than", "<": "smaller than", "<=": "no worse than", "=": "equal to"}
 LEAST_SEEDS = 3
+_MOST_BITS = 10_000  # of an integer: Python writes no more than 4,300 digits
 _MOST_SEEDS = 1000  # beyond these nobody is told how many would decide
 
 
@@ -246,6 +247,8 @@ def _plain(value: Any) -> Any:
         return {str(_plain(key)): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise BadInput(f"a fact of a verdict is an integer of {value.bit_length():,} bits: legal are {_MOST_BITS:,}")
     if value is not None and not isinstance(value, (bool, int, float, str)):
         raise BadInput(f"a fact of a verdict is a {type(value).__name__}: legal are numbers, text, lists, dictionaries")
     return value

@@ -63,6 +63,8 @@ def why_off(environment: Mapping[str, str]) -> str:
         return f"this user has no home folder; {FOLDER} may name another"
     except FileNotFoundError:
         return f"the current directory has been deleted, and {FOLDER} lies in it"
+    if not str(path).isprintable():
+        return f"{path} is not a name in visible characters"  # JAX takes none that is not UTF-8
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = path.stat()

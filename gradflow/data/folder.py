@@ -15,7 +15,7 @@ from gradflow.errors import BadInput
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 # Images as well, which are not decoded here: left out without a word, a class would have fewer of them, or vanish.
-_UNREAD = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".ico", ".svg", ".dng", ".exr", ".npy")
+_UNREAD = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".dng", ".exr")
 _INSIDE = "images"  # the folder that some put between a class and its images, or that holds all of a split
 _TABLE = "_annotations.txt"  # how the name of a table of classes ends: a line an image, its file, tab, its class
 

@@ -68,14 +68,24 @@ def _text_like_numbers(runs: pd.DataFrame) -> list[str]:
 
 
 def _csv(runs: pd.DataFrame) -> str:
-    return runs.to_csv(index=False, lineterminator="\n")
+    """Raises `BadInput` for what no CSV can hold."""
+    if strange := [name for name in runs.columns if not isinstance(name, str)]:
+        raise BadInput(f"a column of the table of runs is called {strange[0]!r}: legal is text")
+    try:
+        text = runs.to_csv(index=False, lineterminator="\n")
+        text.encode()
+    except ValueError as error:  # an integer of thousands of digits, half a character
+        raise BadInput(f"the table of runs cannot be written: {_first_line(error)}") from error
+    return text
 
 
 def _read_runs(source: io.StringIO | io.BytesIO, text: Sequence[str] = ()) -> pd.DataFrame:
     """Reads raw and published runs alike: a setting that is None everywhere has the same type in both. The columns
     `text` hold only that, whatever it looks like.
     """
-    return pd.read_csv(source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
+    return pd.read_csv(
+        source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str), float_precision="round_trip"
+    )
 
 
 @contextlib.contextmanager
@@ -97,23 +107,34 @@ def publish(results: Path, runs: pd.DataFrame, readings: pd.DataFrame) -> None:
     One transaction: the readings know the digest of their runs, which lie beside them as `.runs.csv.next` until both
     are in place. The caller holds `publishing`.
     """
-    text = _csv(runs)
+    text, rows = _csv(runs), _readings(readings)
     following = results / _NEXT
     files.write_text(following, text)
     own = {"gradflow_runs": _digest(text.encode())}
     if like_numbers := _text_like_numbers(runs):
         own["gradflow_text"] = json.dumps(like_numbers)
-    schema = READINGS.insert(0, pa.field("run", NAME)).with_metadata({**(READINGS.metadata or {}), **own})
+    rows = rows.replace_schema_metadata({**(READINGS.metadata or {}), **own})
     with files.replacing(results / "readings.parquet") as temporary:
-        table = pa.Table.from_pandas(readings, preserve_index=False).select(schema.names).cast(schema)
         # The bytes of floats one kind after the other: two fifths less than as they come.
-        names = [name for name in schema.names if name != "value"]
+        names = [name for name in rows.schema.names if name != "value"]
         split = {"value": "BYTE_STREAM_SPLIT"}
         how = {"use_dictionary": names, "column_encoding": split, "compression_level": 19}
         with temporary.open("wb") as file:  # of a path such as x:y pyarrow would think that it is a URI
-            pq.write_table(table, file, compression="zstd", **how)
+            pq.write_table(rows, file, compression="zstd", **how)
     files.write_text(results / "runs.csv", text)
     following.unlink(missing_ok=True)
+
+
+def _readings(readings: pd.DataFrame) -> pa.Table:
+    """The readings in the types that they are published in. Raises `BadInput` for what has no such types."""
+    schema = READINGS.insert(0, pa.field("run", NAME))
+    try:
+        return pa.Table.from_pandas(readings, preserve_index=False).select(schema.names).cast(schema)
+    except (pa.ArrowException, KeyError, TypeError, OverflowError, UnicodeError) as error:
+        raise BadInput(
+            f"the table of readings cannot be written ({_first_line(error)}): step and position are integers of 32 "
+            "bits, value is a number, run, layer and quantity are text"
+        ) from error
 
 
 def _digest(content: bytes) -> str:

@@ -93,7 +93,16 @@ def test_a_folder_in_a_deleted_directory_is_not_used(tmp_path, monkeypatch):
     assert "deleted" in compile_cache.why_off(environment)
 
 
-@pytest.mark.parametrize("name", ["~/cache", "cache", "a\x1b[31m\n"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"b\xff"), "a\x1b[31m\n"])
+def test_a_name_that_is_no_text_is_not_used(cache, name, tmp_path):
+    environment = {compile_cache.FOLDER: str(tmp_path / name)}
+    compile_cache.turn_on(environment)
+    assert compile_cache.JAX_FOLDER not in environment
+    assert "visible characters" in compile_cache.why_off(environment)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["~/cache", "cache"])
 def test_what_a_folder_may_be_called(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -131,6 +131,14 @@ def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, w
             "def runs(preset):\n    while True: yield gf.Run()",
             "runs returned more than 100,000 runs",
         ),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(step='x')", "the table of readings cannot be written"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(step=2**40)", "integers of 32 bits"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(value=1j)", "value is a number"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(layer=3)", "run, layer and quantity are text"),
+        ("return RUNS, READINGS", "return RUNS.assign(x=10**5000), READINGS", "the table of runs cannot be written"),
+        ("return RUNS, READINGS", "return RUNS.assign(x=chr(0xD800)), READINGS", "the table of runs cannot be written"),
+        ("return RUNS, READINGS", "return RUNS.assign(**{'x': 1}).rename(columns={'x': 3}), READINGS", "is called 3"),
+        ("np.arange(2)", "10**5000", "a fact of a verdict is an integer of 16,610 bits"),
         ("return RUNS, READINGS", "raise BaseException('enough')", "BaseException: enough"),
         ("return RUNS, READINGS", "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "Odd (line"),
         (
@@ -145,6 +153,12 @@ def test_a_users_experiment_may_raise_and_return_anything(tmp_path, old, new, wo
     assert result.code == 2, result
     assert result.err.count("\n") == 1
     assert words in result.err
+
+
+@pytest.mark.parametrize("change", ["table.drop(columns=['run'], inplace=True)", "table['value'] = 'x'"])
+def test_a_users_verdict_may_change_its_table(tmp_path, change):
+    result = run_own(tmp_path, "    numbers = {", f"    {change}\n    numbers = {{")
+    assert result.code == 0, result
 
 
 def test_a_docstring_that_is_no_text_costs_no_run(tmp_path):

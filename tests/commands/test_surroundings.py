@@ -145,3 +145,10 @@ def test_ascii_is_enough(environment, tmp_path):
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode("ascii") == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"
+
+
+def test_a_variable_that_jax_refuses_is_one_line():
+    command = [sys.executable, "-P", "-m", "gradflow", "describe", "mlp"]
+    environment = {**os.environ, "JAX_ENABLE_X64": "perhaps"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    refused(Result(done.returncode, done.stdout, done.stderr), "JAX refuses a variable", "perhaps", "JAX_ENABLE_X64")

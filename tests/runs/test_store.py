@@ -475,3 +475,19 @@ def test_a_folder_that_looks_like_a_uri_is_published_and_read(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     folder = Path("x:y")
     assert len(publish(folder, make(folder, 0)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_part_is_on_disk_before_its_folder_says_that_it_is_there_and_then_the_folder(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watching(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watching)
+    record = Record(tmp_path / "run")
+    fill(record, range(1, 3), (2,))
+    content, folder = synced
+    assert content.name.startswith(".part-000000002-")
+    assert folder == record.folder / "metrics" == content.parent
