@@ -83,9 +83,7 @@ def _read_runs(source: io.StringIO | io.BytesIO, text: Sequence[str] = ()) -> pd
     """Reads raw and published runs alike: a setting that is None everywhere has the same type in both. The columns
     `text` hold only that, whatever it looks like.
     """
-    return pd.read_csv(
-        source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str), float_precision="round_trip"
-    )
+    return pd.read_csv(source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
 
 
 @contextlib.contextmanager

@@ -136,7 +136,6 @@ def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, w
         ("return RUNS, READINGS", "return RUNS, READINGS.assign(value=1j)", "value is a number"),
         ("return RUNS, READINGS", "return RUNS, READINGS.assign(layer=3)", "run, layer and quantity are text"),
         ("return RUNS, READINGS", "return RUNS.assign(x=10**5000), READINGS", "the table of runs cannot be written"),
-        ("return RUNS, READINGS", "return RUNS.assign(x=chr(0xD800)), READINGS", "the table of runs cannot be written"),
         ("return RUNS, READINGS", "return RUNS.assign(**{'x': 1}).rename(columns={'x': 3}), READINGS", "is called 3"),
         ("np.arange(2)", "10**5000", "a fact of a verdict is an integer of 16,610 bits"),
         ("return RUNS, READINGS", "raise BaseException('enough')", "BaseException: enough"),
@@ -155,7 +154,7 @@ def test_a_users_experiment_may_raise_and_return_anything(tmp_path, old, new, wo
     assert words in result.err
 
 
-@pytest.mark.parametrize("change", ["table.drop(columns=['run'], inplace=True)", "table['value'] = 'x'"])
+@pytest.mark.parametrize("change", ["del table['run']", "table['value'] = 'x'"])
 def test_a_users_verdict_may_change_its_table(tmp_path, change):
     result = run_own(tmp_path, "    numbers = {", f"    {change}\n    numbers = {{")
     assert result.code == 0, result
