@@ -159,7 +159,8 @@ def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int
     momentum = variation.clean(row.get("momentum")) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
     if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
         momentum = 0.0  # of a record of a user's own, where it may be anything
-    trained = int(runs["last_step"].max()) if "last_step" in runs else last
+    told = runs["last_step"].dropna() if "last_step" in runs else runs["step"][:0]
+    trained = int(told.max()) if len(told) else last
     return Symptoms(
         run=row,
         geometry=shape,

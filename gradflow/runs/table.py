@@ -182,6 +182,9 @@ def _checked_runs(content: bytes, path: Path, text: Sequence[str] = ()) -> pd.Da
             raise ValueError(f"it has no column {missing[0]!r}")
         if bool(runs["run"].isna().any()) or bool(runs["run"].duplicated().any()):
             raise ValueError("a run without a name, or twice")
+        for name in ("last_step", "classes"):  # which statistics compute with
+            if name in runs and not np.isin(pd.to_numeric(runs[name]), [np.inf, -np.inf], invert=True).all():
+                raise ValueError(f"{name} holds what is no number")
         if common := sorted({*runs} & {*READINGS.names}):
             raise ValueError(f"a column of the readings: {common[0]}")
     except (ValueError, OverflowError) as error:

@@ -170,6 +170,9 @@ def test_tables_of_two_publications_are_refused(tmp_path):
         lambda runs: runs.assign(step=1),
         lambda runs: runs.assign(run=None),
         lambda runs: runs.head(0),
+        lambda runs: runs.assign(last_step="x"),
+        lambda runs: runs.assign(last_step="inf"),
+        lambda runs: runs.assign(classes="ten"),
     ],
 )
 def test_a_table_of_runs_that_is_not_ours_is_one_line(tmp_path, change):
