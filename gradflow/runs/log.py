@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from gradflow import ranges
 from gradflow.errors import BadInput
@@ -55,7 +55,7 @@ class Log:
             raise BadInput(
                 f"cannot log a {type(reading).__name__}: legal is a reading, as gf.value_and_grad returns it"
             )
-        if isinstance(loss := reading.arrays.get("loss"), jax.core.Tracer) or np.shape(loss) != ():
+        if isinstance(loss := reading.arrays.get("loss"), Tracer) or getattr(loss, "shape", ()) != ():
             raise BadInput("cannot log what is being traced, or several readings at once: log what each step returns")
         numbers = {name: _number(name, value) for name, value in numbers.items()}
         self._write()

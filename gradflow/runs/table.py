@@ -63,7 +63,8 @@ def _as_published(runs: pd.DataFrame) -> pd.DataFrame:
 def _text_like_numbers(runs: pd.DataFrame) -> list[str]:
     """The columns of text that a reader of CSV would take for numbers, as it does a commit `12e4567`."""
     text = [name for name in runs if any(isinstance(value, str) for value in runs[name])]
-    read = _read_runs(io.StringIO(_csv(runs[text]))) if text else runs
+    some: Any = runs[text]
+    read = _read_runs(io.StringIO(_csv(some))) if text else runs
     return [name for name in text if not pd.api.types.is_string_dtype(read[name].dtype)]
 
 

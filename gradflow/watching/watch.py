@@ -92,10 +92,12 @@ def watch(
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
     patterns = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
-    if given is not None and not all(isinstance(pattern, str) for pattern in patterns):
+    if not all(isinstance(pattern, str) for pattern in patterns):
         raise BadInput(f"the patterns {given!r} are not legal: they are names of points, such as 'layers/*'")
-    return None if given is None else patterns
+    return patterns
 
 
 def tap(name: str, x: jax.Array) -> jax.Array:
