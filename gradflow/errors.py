@@ -5,12 +5,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gradflow.plain_text import plain
+
 
 class BadInput(ValueError):
     """Raised for anything a user can put right: a wrong name, an illegal depth, a broken file, a full disk.
 
-    The command line prints its message as one line and exits with code 2; nothing already recorded is lost.
+    Its message is one line of visible characters, whatever names it holds: Python prints it to a terminal as it is. The
+    command line prints it alone and exits with code 2; nothing already recorded is lost.
     """
+
+    def __init__(self, message: object):
+        super().__init__(plain(message))
 
 
 class RunsFailed(BadInput):
@@ -52,5 +58,9 @@ def share(name: str, value: float | None) -> None:
 def refuse_links(*paths: Path) -> None:
     """Raises `BadInput` where one is a symbolic link: what we write or remove there would be somebody else's."""
     for path in paths:
-        if path.is_symlink():
+        try:
+            link = path.is_symlink()
+        except OSError as error:
+            raise BadInput(f"cannot use {path}: {error.strerror or error}") from error
+        if link:
             raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")

@@ -4,10 +4,12 @@ The upper ends are far above what anybody trains, and low enough that nothing ha
 """
 
 import math
+import operator
 
 from gradflow.errors import BadInput
 
 INTEGER = 2**31 - 1  # what a step, a seed or a size is counted with
+MOST_RUNS = 100_000  # of a sweep or an experiment
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, INTEGER),
     "batch": (1, 2**24),
@@ -22,8 +24,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "depth": (-INTEGER, 10_000),  # the least is each net's to say
     "width": (-INTEGER, 65_536),
     # What is no setting of a run
+    "step": (1, INTEGER),
     "seeds": (1, 100_000),
-    "runs": (1, 100_000),
+    "runs": (1, MOST_RUNS),
     "image": (1, 8192),
     "channels": (1, 4096),
     "classes": (1, 10**6),
@@ -46,6 +49,24 @@ def check(name: str, value: object) -> None:
         low = f"{least:g} or more" if isinstance(value, float) else f"at least {least:g}"
         end = low if value < least else f"at most {most:,.0f}"
         raise BadInput(f"{name} {_short(value)} is not legal: it must be {end}")
+
+
+def whole(name: str, value: object) -> int:
+    """The number as Python's own. Raises `BadInput` for what is no integer, or out of its range."""
+    number = integer(name, value)
+    check(name, number)
+    return number
+
+
+def integer(name: str, value: object) -> int:
+    """The number as Python's own. Raises `BadInput` for what is no integer, such as True."""
+    try:
+        number = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise BadInput(f"{name} {repr(value)[:60]} is not legal: it must be an integer")
+    return number
 
 
 def _short(value: float) -> str:

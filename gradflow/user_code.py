@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import stat
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ from gradflow.errors import BadInput
 def read(path: Path) -> bytes:
     """The content of a Python file. Raises `BadInput` where there is none."""
     try:
-        if path.suffix == ".py":
+        if path.suffix == ".py" and stat.S_ISREG(path.stat().st_mode):
             return path.read_bytes()
-        reason = "its name does not end in .py"
-    except OSError as error:
-        reason = error.strerror or str(error)
+        reason = "it is no regular file whose name ends in .py"  # of a pipe the content may never end
+    except (OSError, ValueError) as error:  # the latter: a name that no system takes
+        reason = getattr(error, "strerror", None) or str(error)
     raise BadInput(f"{path} is no Python file that can be read: {reason}")
 
 
@@ -44,12 +45,19 @@ def in_one_line(path: str | Path, what: str) -> Iterator[None]:
     """The user's own file may raise anything: that becomes a `BadInput` that says what, and where in the file."""
     try:
         yield
-    except BadInput:
+    except (BadInput, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError) and error.filename == str(path):
             lines = [error.lineno]
         where = f" (line {lines[-1]})" if lines else ""
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise BadInput(f"{path} {what}: {reason}{where}") from error
+        raise BadInput(f"{path} {what}: {in_words(error)}{where}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says, which may fail as well."""
+    try:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    except Exception:
+        return type(error).__name__

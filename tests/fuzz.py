@@ -25,12 +25,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import gradflow as gf
 from gradflow.commands.cli import EXIT_STOPPED
+from gradflow.measure import ReadingSpec
 
 SECONDS = 60
 ENDED: Counter[str] = Counter()
 TEMPORARY = tempfile.TemporaryDirectory(prefix="gradflow-fuzz-")  # gone at the end, however it comes
 FOLDER = Path(TEMPORARY.name)
+SPEC = ReadingSpec((), (), (), {})  # of a reading of the loss alone
 NOWHERE = FOLDER / "a file"  # as a results folder: nothing is trained
 
 odd_text = st.one_of(
@@ -140,12 +143,21 @@ def changed_json(draw: Any, content: dict[str, Any]) -> dict[str, Any]:
         return content
 
 
+def as_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where it was damaged before."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def damage_a_file(draw: Any, folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".svg", ".md"))
     path = draw(st.sampled_from(files))
     action = draw(st.sampled_from(["damage", "damage", "json", "remove", "copy", "folder"]))
-    if action == "json" and path.suffix == ".json":
-        path.write_text(json.dumps(changed_json(draw, json.loads(path.read_text()))))
+    content = as_json(path) if action == "json" else None
+    if content:
+        path.write_text(json.dumps(changed_json(draw, content)))
     elif action == "remove":
         path.unlink()
     elif action == "copy":
@@ -173,7 +185,7 @@ def results(data: Any) -> None:
         (folder / "readings.parquet").unlink()
     for _ in range(data.draw(st.integers(1, 2))):
         damage_a_file(data.draw, folder)
-    holds("results", data.draw(st.sampled_from(["plot", "judge"])), folder)
+    holds("results", data.draw(st.sampled_from(["plot", "judge", "diagnose"])), folder)
 
 
 @given(st.data())
@@ -182,6 +194,30 @@ def data_sets(data: Any) -> None:
     for _ in range(data.draw(st.integers(1, 2))):
         damage_a_file(data.draw, folder)
     holds("data", "sweep", "--data", folder, "--net", "mlp", "--depth", 2, "--results", NOWHERE)
+
+
+settings_of_a_record = st.dictionaries(
+    st.sampled_from(["net", "depth", "normalisation", "seed", "classes", "note", "rate", "a b"]),
+    st.one_of(odd_number, odd_text, odd_json),
+    max_size=3,
+)
+
+
+@given(settings_of_a_record)
+def records(settings: dict[str, Any]) -> None:
+    """The record of a user's own loop: it is made and read, or refused in one line."""
+    folder = FOLDER / "record"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with gf.record(folder, settings=settings) as log:
+            log(1, gf.Reading(1, SPEC, {"loss": np.float32(1)}))
+        frame = gf.load(folder)
+        told = {name: value for name, value in settings.items() if value is not None}
+        assert {name: frame[name].iloc[0] for name in told} == told
+        ENDED["record: made"] += 1
+    except gf.BadInput as error:
+        ENDED["record: refused" if len(str(error).splitlines()) == 1 else "record: several lines"] += 1
+    assert not ENDED["record: several lines"], settings
 
 
 SOURCE = '''"""An experiment."""
@@ -268,7 +304,7 @@ def prepare() -> None:
         (idx / f"{name}-labels-idx1-ubyte").write_bytes(labels)
 
 
-PROPERTIES: tuple[Callable[[], None], ...] = (arguments, results, data_sets, experiment_files)
+PROPERTIES: tuple[Callable[[], None], ...] = (arguments, results, data_sets, records, experiment_files)
 
 
 def main(minutes: float) -> None:
@@ -277,11 +313,13 @@ def main(minutes: float) -> None:
     quick = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
     checks = [quick(check) for check in PROPERTIES]
     ends = time.monotonic() + 60 * minutes
-    while time.monotonic() < ends:
-        for check in checks:
-            check()
-    for kind, count in sorted(ENDED.items()):
-        print(f"{kind}: {count}")
+    try:
+        while time.monotonic() < ends:
+            for check in checks:
+                check()
+    finally:
+        for kind, count in sorted(ENDED.items()):
+            print(f"{kind}: {count}")
 
 
 if __name__ == "__main__":

@@ -262,6 +262,10 @@ def test_a_plain_net_has_no_paths_to_read():
         (np.zeros((2, 8, 8, 1)), np.zeros(3, int)),
         (np.zeros((2, 8, 8, 1)), np.zeros((2, 10), int)),
         (np.zeros((2, 8, 8, 1)), np.zeros(2)),
+        (None, None),
+        ("x", [0, 1]),
+        ([[1], [1, 2]], [0, 1]),
+        (np.zeros((2, 8, 8, 1)), [2**40, 0]),
     ],
 )
 def test_read_refuses_what_is_not_a_batch(net, images, labels):

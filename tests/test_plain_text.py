@@ -2,6 +2,7 @@
 
 import pytest
 
+from gradflow.errors import BadInput
 from gradflow.plain_text import markdown, plain
 
 SHOWN = {
@@ -17,6 +18,11 @@ SHOWN = {
     "größe 日本 — ×10⁻⁷ 🙂": "größe 日本 — ×10⁻⁷ 🙂",
     "no\N{NO-BREAK SPACE}break": "no\N{NO-BREAK SPACE}break",
 }
+
+
+def test_the_message_of_bad_input_is_one_line_that_a_terminal_shows_and_does_not_obey():
+    """Python prints it as it is where nobody catches it."""
+    assert str(BadInput("a\x1b[31m\nb\u202ec")) == r"a\x1b[31m\nb\u202ec"
 
 
 @pytest.mark.parametrize("text", SHOWN, ids=ascii)

@@ -1,7 +1,9 @@
 """Every number has a range: what is beyond it is refused in one line and at once, before anything is built of it."""
 
+import itertools
 import math
 import time
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -117,3 +119,37 @@ def test_the_seeds_of_one_vmapped_step_may_be_an_iterator_and_are_each_given_onc
     for seeds in ([], [0, 0], [-1], [2**31]):
         with pytest.raises(BadInput, match="seed"):
             next(iter(gf.train_seeds(run, seeds)))
+
+
+RUN = gf.Run(net="mlp", depth=2, width=4, batch=8, steps=1, evaluations=0)
+NO_NUMBERS: dict[str, Callable[[], object]] = {
+    "the batch of step 0": lambda: gf.batch_of(RUN, 0),
+    "the batch of half a step": lambda: gf.batch_of(RUN, 1.5),  # pyright: ignore[reportArgumentType]
+    "the batch of a step without end": lambda: gf.batch_of(RUN, 10**400),
+    "a seed that is none": lambda: next(gf.train_seeds(RUN, 3)),  # pyright: ignore[reportArgumentType]
+    "seeds that are lists": lambda: next(gf.train_seeds(RUN, [[0], [1]])),  # pyright: ignore[reportArgumentType]
+    "seeds without end": lambda: next(gf.train_seeds(RUN, itertools.count())),
+    "a grid of a number": lambda: gf.grid(1, depth=8),  # pyright: ignore[reportArgumentType]
+    "a grid of text": lambda: gf.grid(1, net="plain"),
+    "a grid of no seeds": lambda: gf.grid("x"),  # pyright: ignore[reportArgumentType]
+    "a run of settings that are no pairs": lambda: gf.Run(net_settings=5),  # pyright: ignore[reportArgumentType]
+    "training a number": lambda: next(gf.train(3)),  # pyright: ignore[reportArgumentType]
+    "training on a name": lambda: next(gf.train(RUN, "digits")),  # pyright: ignore[reportArgumentType]
+    "the table of a number": lambda: gf.load(3),  # pyright: ignore[reportArgumentType]
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ask", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_what_is_no_number_or_list_of_them_is_one_line_in_python_too(ask):
+    with pytest.raises(BadInput, match=r"is no results folder|not legal|legal (is|are)") as error:
+        ask()
+    assert len(str(error.value)) < 250
+
+
+def test_an_integer_of_numpy_is_one():
+    assert ranges.whole("seeds", np.int64(3)) == 3
+    assert type(ranges.whole("seeds", np.int64(3))) is int
+    for value in (True, np.bool_(True), 2.0, "2", None, np.ones(2, int)):
+        with pytest.raises(BadInput, match="it must be an integer"):
+            ranges.whole("seeds", value)

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,20 @@ def load(name: str) -> Experiment:
     path = Path(name).absolute() if own else known()[name]
     if path.suffix != ".py" or not path.is_file():
         raise BadInput(f"unknown experiment {name!r}: choose one of {', '.join(known())}, or the path of a Python file")
-    module = user_code.load(path)
-    runs, measure = getattr(module, "runs", None), getattr(module, "measure", None)
-    missing = [part for part in ("verdict", "figure") if not hasattr(module, part)]
+    if not path.stem.strip("."):
+        raise BadInput(f"{path} is no name of an experiment: its results would lie outside of their folder")
+    module = vars(user_code.load(path))  # as it is: a file may define what happens where a name is asked for
+    runs, measure = module.get("runs"), module.get("measure")
+    missing = [part for part in ("verdict", "figure") if part not in module]
     missing = ["runs"] * (runs is None and measure is None) + missing
     if missing:
         raise BadInput(f"experiment {path} lacks {', '.join(missing)}: it must define runs, verdict and figure")
     for part, arguments in _PARTS.items():
-        _check_callable(path, part, getattr(module, part, None), arguments)
+        _check_callable(path, part, module.get(part), arguments)
     source = str(path) if own else name
-    further = getattr(module, "further_runs", None)
-    verdict, figure = _verdict(path, module.verdict), _figure(path, module.figure)
-    return Experiment(path.stem, source, module.__doc__ or "", runs, measure, further, verdict, figure)
+    verdict, figure = _verdict(path, module["verdict"]), _figure(path, module["figure"])
+    described = str(module.get("__doc__") or "")
+    return Experiment(path.stem, source, described, runs, measure, module.get("further_runs"), verdict, figure)
 
 
 def _check_callable(path: Path, part: str, function: Any, arguments: Sequence[str]) -> None:
@@ -96,7 +99,7 @@ def _verdict(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame
     called = _in_one_line(path, function, "has no verdict of this table")
 
     def verdict(table: pd.DataFrame) -> Verdict:
-        found = called(table)
+        found = called(table.copy(deep=False))  # the user's file may change it: what follows needs it as it was
         if not isinstance(found, Verdict):
             raise BadInput(
                 f"{path}: verdict must return a gradflow.Verdict, not {type(found).__name__} (line {_line(function)})"
@@ -110,7 +113,7 @@ def _figure(path: Path, function: Callable[..., Any]) -> Callable[[pd.DataFrame,
     called = _in_one_line(path, function, "has no figures of this table")
 
     def figure(table: pd.DataFrame, verdict: Verdict) -> dict[str, Figure]:
-        found = called(table, verdict)
+        found = called(table.copy(deep=False), verdict)
         if wrong := _wrong_figures(found):
             raise BadInput(f"{path}: figure must return {wrong} (line {_line(function)})")
         return dict(found)
@@ -137,7 +140,9 @@ def _line(function: Any) -> int:
 
 def _checked_runs(experiment: Experiment, part: str, found: Any) -> list[Run]:
     """What `runs` or `further_runs` returned, as a list. Raises `BadInput` for anything but runs."""
-    runs = [*found] if isinstance(found, Iterable) else [found]
+    runs = [*islice(found, ranges.MOST_RUNS + 1)] if isinstance(found, Iterable) else [found]
+    if len(runs) > ranges.MOST_RUNS:  # it may be a generator that never ends
+        raise BadInput(f"{experiment.source}: {part} returned more than {ranges.MOST_RUNS:,} runs, which are legal")
     for run in runs:
         if not isinstance(run, Run):
             raise BadInput(

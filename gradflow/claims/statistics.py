@@ -155,7 +155,8 @@ def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Se
     def fit(rows: Frame) -> float:
         height = finite_log10(rows["value"])
         good = ~np.isnan(height)
-        return float(np.polyfit(rows["position"][good], height[good], 1)[0]) if good.sum() > 1 else math.nan
+        along = rows["position"][good]
+        return float(np.polyfit(along, height[good], 1)[0]) if along.nunique() > 1 else math.nan
 
     return with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
 

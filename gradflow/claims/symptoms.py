@@ -103,6 +103,8 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
     A setting that has no readings of gradients is left out. Raises `BadInput` for a table without any, or a step that
     was not recorded.
     """
+    if not hasattr(table, "columns"):
+        raise BadInput(f"a {type(table).__name__} cannot be diagnosed: legal is a table of gf.load")
     if missing := [name for name in COLUMNS if name not in table]:
         raise BadInput(f"the table cannot be diagnosed: it lacks the column {missing[0]}")
     table = table if "status" in table else table.assign(status="done")
@@ -154,8 +156,11 @@ def _symptoms(runs: Frame, gradients: Frame, rows: Frame, loss: float, step: int
             break
         since = at
     shape, promises = geometry(row), _promises(rows)
-    momentum = float(row.get("momentum") or 0) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
-    trained = int(runs["last_step"].max()) if "last_step" in runs else last
+    momentum = variation.clean(row.get("momentum")) if row.get("optimiser", "sgd") in ("sgd", "nesterov") else 0.0
+    if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+        momentum = 0.0  # of a record of a user's own, where it may be anything
+    told = runs["last_step"].dropna() if "last_step" in runs else runs["step"][:0]
+    trained = int(told.max()) if len(told) else last
     return Symptoms(
         run=row,
         geometry=shape,
@@ -222,7 +227,7 @@ def _gain(values: Frame, shape: Geometry | None) -> float:
         return math.nan
     outputs = {layer.name: layer.outputs for layer in shape.layers[1:-1]}
     rows = values[values["layer"].isin(outputs)]
-    return statistics.geometric_mean(rows["weight_norm"] ** 2 / rows["layer"].map(outputs))
+    return statistics.geometric_mean(rows["weight_norm"] ** 2 / rows["layer"].map(outputs).astype(float))
 
 
 def _slope(values: Frame, shape: Geometry | None) -> float:

@@ -17,6 +17,7 @@ from gradflow.plain_text import plain
 PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = "PASS", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
 SIDES = {">": "greater than", "<": "smaller than", "<=": "no worse than", "=": "equal to"}
 LEAST_SEEDS = 3
+_MOST_BITS = 10_000  # of an integer: Python writes no more than 4,300 digits
 _MOST_SEEDS = 1000  # beyond these nobody is told how many would decide
 
 
@@ -40,7 +41,11 @@ class Claim:
     steps: int = 1  # the length of training that it is about: shorter runs decide nothing, for it or against it
 
     def __post_init__(self):
-        choose("side", self.side, SIDES)
+        choose("side", self.side, [*SIDES])
+        if not all(isinstance(number, (int, float, np.number)) for number in (self.than, self.margin)):
+            raise BadInput(f"than {self.than!r} or margin {self.margin!r} is not legal: they are numbers")
+        if not math.isfinite(self.than):
+            raise BadInput(f"than {self.than} is not legal: it is a finite number")
         if (self.margin > 0) != (self.side in ("<=", "=")) or not math.isfinite(self.margin):
             raise BadInput(
                 f"margin {self.margin} is not legal with side {self.side!r}: <= and = have one above 0, > and < none"
@@ -242,6 +247,8 @@ def _plain(value: Any) -> Any:
         return {str(_plain(key)): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise BadInput(f"a fact of a verdict is an integer of {value.bit_length():,} bits: legal are {_MOST_BITS:,}")
     if value is not None and not isinstance(value, (bool, int, float, str)):
         raise BadInput(f"a fact of a verdict is a {type(value).__name__}: legal are numbers, text, lists, dictionaries")
     return value

@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from importlib import metadata
+from pathlib import Path
 
 from gradflow.commands import compile_cache
 from gradflow.commands.arguments import parse
@@ -35,6 +37,11 @@ def main() -> None:
         except BadInput as error:
             _say(error)
             sys.exit(EXIT_BAD_INPUT)
+        except ValueError as error:
+            if not _of_environment(error):
+                raise
+            _say(f"JAX refuses a variable of the environment: {error}")
+            sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             _say(STOPPED)
             sys.exit(EXIT_STOPPED)
@@ -49,6 +56,12 @@ def main() -> None:
         reason = f"{error.filename or 'standard output'}: {error.strerror or error}"
         _say(reason)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _of_environment(error: BaseException) -> bool:
+    """Whether JAX raised it while it read its settings, such as JAX_ENABLE_X64=perhaps."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).parts[-3:] == ("jax", "_src", "config.py")
 
 
 def _say(message: object) -> None:

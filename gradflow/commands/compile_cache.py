@@ -49,10 +49,8 @@ def folder(environment: Mapping[str, str]) -> Path:
 
     Raises `RuntimeError` where the user has no home.
     """
-    return (
-        Path(environment.get(FOLDER) or platformdirs.user_cache_path("gradflow", appauthor=False)).absolute()
-        / f"{metadata.version('jaxlib')}-{_processor()}"
-    )
+    kept = Path(environment.get(FOLDER) or platformdirs.user_cache_path("gradflow", appauthor=False))
+    return kept.expanduser().absolute() / f"{metadata.version('jaxlib')}-{_processor()}"
 
 
 def why_off(environment: Mapping[str, str]) -> str:
@@ -63,6 +61,10 @@ def why_off(environment: Mapping[str, str]) -> str:
         path = folder(environment)
     except RuntimeError:
         return f"this user has no home folder; {FOLDER} may name another"
+    except FileNotFoundError:
+        return f"the current directory has been deleted, and {FOLDER} lies in it"
+    if not str(path).isprintable():
+        return f"{path} is not a name in visible characters"  # JAX takes none that is not UTF-8
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = path.stat()

@@ -50,7 +50,8 @@ def layers_and_pools(
     family = settings.get("family", "cifar")
     count = CLASSES.get(family, 10) if classes is None else classes
     for what, value in (("image", image), ("channels", channels), ("classes", count)):
-        ranges.check(what, value)
+        if value is not None:
+            ranges.whole(what, value)
     net = nets.abstract(name, classes=count, channels=channels, image=image, **settings)
     # Without an image, a net that is made for one side knows which.
     side = image or getattr(net, "image", None) or IMAGES.get(family, 32)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from gradflow import html_table
+from gradflow import html_table, nets
 from gradflow.commands.describe import Layer, layers_and_pools
 from gradflow.plain_text import plain
 from gradflow.training import platform
@@ -77,6 +77,7 @@ def describe(
         settings: Those of the net.
     """
     platform.check_devices()
+    nets.complete(net, settings)  # none of what the data say
     found, others = layers_and_pools(net, image, channels, classes, **settings)
     weighted = tuple(layer for layer in found if layer.parameters)
     columns, rows = _by_layer(weighted) if layers else _by_module(found)

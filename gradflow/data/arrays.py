@@ -1,6 +1,6 @@
 """NumPy arrays as a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ def from_arrays(
     """
     if (x_test is None) != (y_test is None):
         raise BadInput("x_test and y_test belong together: give both, or neither and hold out some with validation")
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
+        raise BadInput(f"classes {classes!r} are not legal: give the name of each class, in a list")
     names = None if classes is None else tuple(map(str, classes))
     train = _split("x", x, "y", y, names)
     return assemble("arrays", train, None if x_test is None else _split("x_test", x_test, "y_test", y_test, names))

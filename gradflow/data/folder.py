@@ -13,14 +13,19 @@ from gradflow.data.files import Files, visible
 from gradflow.data.images import decode
 from gradflow.errors import BadInput
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# Images as well, which are not decoded here: left out without a word, a class would have fewer of them, or vanish.
+_UNREAD = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".dng", ".exr")
 _INSIDE = "images"  # the folder that some put between a class and its images, or that holds all of a split
 _TABLE = "_annotations.txt"  # how the name of a table of classes ends: a line an image, its file, tab, its class
 
 
 def find(folder: Path) -> dict[str, Files]:
     """The images of each split; folders of classes without folders of splits are a training split."""
-    splits = {path.name.lower(): path for path in visible(folder)[0] if path.name.lower() in TRAIN_NAMES + TEST_NAMES}
+    splits: dict[str, Path] = {}
+    for path in visible(folder)[0]:
+        if path.name.lower() in TRAIN_NAMES + TEST_NAMES and splits.setdefault(path.name.lower(), path) != path:
+            raise BadInput(f"{folder} has one split twice, {splits[path.name.lower()].name} and {path.name}")
     found = {split: Files(_files(path), path) for split, path in (splits or {"train": folder}).items()}
     return {split: files for split, files in found.items() if files.paths}
 
@@ -39,11 +44,20 @@ def _files(split: Path) -> tuple[Path, ...]:
         inner, files = visible(folder)
         for place in (path for path in inner if path.name.lower() == _INSIDE):
             files += visible(place)[1]
-        found += _images(files)
+        own = _images(files)
+        deeper = [] if own else [image for path in inner for image in _images(visible(path)[1])]
+        if deeper:
+            raise BadInput(
+                f"{deeper[0]} lies too deep: legal are images in the folder of their class, or its {_INSIDE}/"
+            )
+        found += own
     return tuple(found)
 
 
 def _images(files: Sequence[Path]) -> list[Path]:
+    """The images among files. Raises `BadInput` for one of a kind that is not decoded."""
+    if unread := [file for file in files if file.suffix.lower() in _UNREAD]:
+        raise BadInput(f"{unread[0]} is an image that is not read here: legal are {', '.join(_SUFFIXES)}")
     return [file for file in files if file.suffix.lower() in _SUFFIXES]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradflow import ranges
 from gradflow.data import bounds, folder, hub, idx, parquet
 from gradflow.data.dataset import LAYOUTS, LEGAL, TEST_NAMES, TRAIN_NAMES, Dataset, assemble, one_line, unlabelled
 from gradflow.data.embedded import EMBEDDED, read_digits
@@ -27,7 +28,7 @@ _COARSE = 2 * 10**9  # nanoseconds: the coarsest clock of a file system in use
 
 
 def load_data(
-    name: str,
+    name: str | Path,
     image_size: int | None = None,
     validation: int = 0,
     seed: int = 0,
@@ -42,7 +43,9 @@ def load_data(
     random order. `label` is the column of labels, where it is not called label. Raises `BadInput` for anything wrong
     with the data or the arguments.
     """
-    return prepared(read(name, label), image_size, validation, seed, shuffle)
+    size = None if image_size is None else ranges.integer("image_size", image_size)
+    held_out, seed = ranges.integer("validation", validation), ranges.whole("seed", seed)
+    return prepared(read(name, label), size, held_out, seed, bool(shuffle))
 
 
 @functools.lru_cache(maxsize=1)  # by the very object that was read: files that have changed are another one
@@ -69,11 +72,16 @@ def digest(name: str, label: str | None = None, validation: int = 0) -> str:
     return dataset.digest
 
 
-def read(name: str, label: str | None = None) -> Dataset:
+def read(name: str | Path, label: str | None = None) -> Dataset:
     """The data set called `name`, whole and as it is: embedded, at a local path, or on the Hugging Face Hub.
 
     What was read last is not read again unless its files changed. Raises `BadInput` for anything wrong with it.
     """
+    name = str(name) if isinstance(name, Path) else name
+    if not isinstance(name, str) or not isinstance(label, str | None):
+        raise BadInput(
+            f"data {name!r} with label {label!r} is no data set: legal are {LEGAL}, and the name of a column"
+        )
     if name in EMBEDDED:
         _no_label(name, label)
         return read_digits()
@@ -144,7 +152,10 @@ def _locate(path: Path) -> tuple[ModuleType, Files, list[Files]]:
         whole = idx.find(path.parent, path)
         layouts = [(idx, whole) if whole else (parquet, parquet.beside(path))]
     for layout, found in layouts:
-        train = next((found[split] for split in TRAIN_NAMES if split in found), None)
+        trains = [found[split] for split in TRAIN_NAMES if split in found]
+        if len(trains) > 1:
+            raise BadInput(f"{path} has two training splits, {' and '.join(TRAIN_NAMES)}: legal is one of them")
+        train = trains[0] if trains else None
         tests = [found[split] for split in TEST_NAMES if split in found]
         if any(path in files.paths for files in tests):
             raise BadInput(f"{path} is the test split: give the training file or the folder")

@@ -64,7 +64,8 @@ def _check_shards(files: Files) -> None:
     if not numbers:
         return
     total = max(int(shard[2]) for shard in shards if shard)
-    if None in shards or numbers != list(range(total)) or any(shard and int(shard[2]) != total for shard in shards):
+    whole = len(numbers) == total and numbers == list(range(total))  # counted first: a name may say any number
+    if None in shards or not whole or any(shard and int(shard[2]) != total for shard in shards):
         has = ", ".join(path.name for path in files.paths[:8]) + (" and more" if len(files.paths) > 8 else "")
         raise BadInput(f"{files.place}: {has}; legal is each of the {total} files that these names say, once")
 
@@ -146,7 +147,8 @@ def _columns(schema: pa.Schema, where: str, label: str | None = None) -> tuple[s
     others = (field for field in schema if field.name != image)
     labels = [field.name for field in others if pa.types.is_integer(field.type) or _is_text(field.type)]
     wanted = "label" if label is None else label
-    if image and _holds_images(schema.field(image).type) and wanted in labels and schema.names.count(wanted) == 1:
+    once = all(schema.names.count(name) == 1 for name in (image, wanted))
+    if image and once and _holds_images(schema.field(image).type) and wanted in labels:
         return image, wanted
     found = ", ".join(f"{field.name[:60]} ({str(field.type)[:60]})" for field in list(schema)[:20]) or "no columns"
     choice = f"; choose the column of labels with --label: {', '.join(labels[:20])}" if labels else ""
@@ -190,6 +192,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """The names `datasets` writes into the schema; None where the metadata do not say."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[label]["names"]) or None
+        names = features[label]["names"]
+        return tuple(map(str, names)) or None if isinstance(names, list) else None
     except (KeyError, TypeError, ValueError):
         return None

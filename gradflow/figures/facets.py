@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gradflow.figures import rows
 from gradflow.plain_text import plain
@@ -74,8 +75,14 @@ def facets(readings: Frame) -> Facets:
         phrases=[words[value] if _value(runs, line, value) else "" for value in lines],
         numbers=[float(value) for value in lines] if all(map(_is_number, lines)) else None,
         rows=[variation.label(row, settings, names) if settings else "" for row in first],
-        depth=float(runs["depth"].max()) if "depth" in runs else np.nan,
+        depth=_deepest(runs),
     )
+
+
+def _deepest(runs: Frame) -> float:
+    """The largest depth that is a number: a net of a user's own may have words there."""
+    numbers: Any = pd.to_numeric(runs["depth"], errors="coerce") if "depth" in runs else pd.Series(dtype=float)
+    return float(numbers[np.isfinite(numbers)].max())
 
 
 def _line(runs: Frame, keys: list[str]) -> str:

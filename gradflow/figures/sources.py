@@ -31,12 +31,17 @@ def as_table(source: Source) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+_LEGAL = "give a table of gf.load, the path of a results folder, or readings"
+
+
 def _of_run(name: str, readings: Any) -> pd.DataFrame:
     several = [readings] if isinstance(readings, Reading) else readings
-    found = [*several] if isinstance(several, Iterable) else [several]
-    wrong = [type(one).__name__ for one in found if not isinstance(one, Reading)]
-    if wrong or not found:
-        what = wrong[0] if wrong else "an empty list"
-        raise BadInput(f"cannot draw {what}: give a table of gf.load, the path of a results folder, or readings")
+    found: list[Reading] = []
+    for one in several if isinstance(several, Iterable) else [several]:
+        if not isinstance(one, Reading):
+            raise BadInput(f"cannot draw {type(one).__name__}: {_LEGAL}")
+        found.append(one)
+    if not found:
+        raise BadInput(f"cannot draw an empty list: {_LEGAL}")
     frames = [reading.to_frame().assign(step=reading.step) for reading in found]
     return pd.concat(frames, ignore_index=True).assign(run=name, net=name, seed=0)

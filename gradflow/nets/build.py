@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow import user_code
+from gradflow import ranges, user_code
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.calls import takes_hook
@@ -46,6 +46,8 @@ def own_file(net: str) -> tuple[Path, str] | None:
 
     Raises `BadInput` for a name that is neither.
     """
+    if not isinstance(net, str):
+        raise BadInput(f"unknown net {net!r}: choose one of {', '.join(NETS)}, or your own as FILE.py:FUNCTION")
     if net in NETS:
         return None
     file, colon, function = net.rpartition(":")
@@ -135,6 +137,8 @@ def build(
     take any. `dtype` is that of the computation (None: that of the parameters, float32). Raises `BadInput` for an
     unknown net or setting, or a value that the net does not have.
     """
+    classes, channels = ranges.whole("classes", classes), ranges.whole("channels", channels)
+    image = None if image is None else ranges.whole("image", image)
     chosen, function = complete(net, given), constructor(net)
     takes = inspect.signature(function).parameters
     provided = {"classes": classes, "channels": channels, "seed": seed}

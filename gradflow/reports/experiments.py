@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def run_experiment(
     _check_own(progress=progress, command=command)
     chosen = experiments.load(str(experiment))
     choose("preset", preset, PRESETS)
+    results_folders.check_path(results)
     folder = results_folders.absolute(Path(results) / ("smoke" if preset == "smoke" else "") / chosen.name)
     flag = () if preset == "default" else (f"--{preset}",)
     command = command or _command(("run", experiment, *flag), given, results=results, seeds=seeds)
@@ -107,6 +109,7 @@ def run_sweep(
     _check_own(progress=progress)
     results_folders.check_name(name)
     _check_numbers(seeds, workers, checkpoint_seconds)
+    results_folders.check_path(results)
     folder = results_folders.absolute(Path(results) / name)
     records = sweep.records(grid.grid(seeds, **given), folder)
     failures = _execute(records, workers, checkpoint_seconds, progress)
@@ -155,7 +158,8 @@ def _several(settings: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dic
     if "seed" in settings:
         raise BadInput("seed is not legal here: give seeds=N, and the runs have the seeds from 0 to N - 1")
     one = lambda value: isinstance(value, str) or not isinstance(value, Iterable)  # noqa: E731
-    return {name: (value,) if one(value) else tuple(value) for name, value in settings.items()}
+    most = ranges.MOST_RUNS + 1  # an iterable may never end; so many are refused by the grid
+    return {name: (value,) if one(value) else tuple(islice(value, most)) for name, value in settings.items()}
 
 
 def _check_own(**given: Any) -> None:
@@ -176,7 +180,7 @@ def _check_numbers(seeds: Any, workers: Any, checkpoint_seconds: Any) -> None:
         ("workers", workers, (int,)),
         ("checkpoint_seconds", checkpoint_seconds, (int, float)),
     ):
-        if value is not None and type(value) not in kinds:
+        if type(value) not in kinds and (value is not None or name == "checkpoint_seconds"):
             raise BadInput(
                 f"{name} {value!r} is not legal: it must be {'an integer' if kinds == (int,) else 'a number'}"
             )

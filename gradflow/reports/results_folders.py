@@ -21,6 +21,12 @@ def check_name(name: str) -> None:
         raise BadInput(f"name {name[:60]!r} is not legal: it names a folder in the results, without / and \\")
 
 
+def check_path(results: object) -> None:
+    """Raises `BadInput` for what is no path."""
+    if not isinstance(results, (str, Path)):
+        raise BadInput(f"results {results!r} is not legal: it is the path of a folder")
+
+
 def absolute(results: Path) -> Path:
     """Where results go. Not relative: of `x:y` pyarrow would think that it is a URI.
 

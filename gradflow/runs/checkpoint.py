@@ -44,7 +44,7 @@ def latest(folder: Path, like: Any, run: str) -> tuple[int, Any] | None:
     """
     for step in reversed(_steps(folder)):
         try:
-            with _path(folder, step).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with files.open_whole(_path(folder, step)) as stream, np.load(stream, allow_pickle=False) as file:
                 if str(file[_WHOSE]) == _whose(run, step, like):
                     leaves = [_placed(file[name], leaf) for name, leaf in _named(like).items()]
                     return step, jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -5,11 +5,12 @@ import errno
 import json
 import os
 import re
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -124,12 +125,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def open_whole(path: Path) -> BinaryIO:
+    """A file to read to its end. Raises `OSError` for a pipe, a device or a folder: such a read may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path.open("rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises `OSError` as `open_whole`."""
+    with open_whole(path) as file:
+        return file.read()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no file. Raises `BadInput` for one that cannot be read."""
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path).decode("utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
     except (FileNotFoundError, NotADirectoryError):

@@ -6,12 +6,16 @@ from itertools import product
 from typing import Any
 
 from gradflow import ranges
+from gradflow.errors import BadInput
 from gradflow.runs.settings import Run
 
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:
     """All combinations of the choices, each from `seeds` seeds; the seeds of one setting are neighbours."""
-    ranges.check("seeds", seeds)
+    seeds = ranges.whole("seeds", seeds)
+    for name, values in choices.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise BadInput(f"{name} {values!r} is not legal: a grid has a tuple of values of each setting, also of one")
     ranges.check("runs", seeds * math.prod(map(len, choices.values())))
     names = list(choices)
     settings = [dict(zip(names, values, strict=True)) for values in product(*choices.values())]

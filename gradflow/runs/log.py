@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import re
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
 
+from gradflow import ranges
 from gradflow.errors import BadInput
 from gradflow.reading import NET, Reading
 from gradflow.runs import table
@@ -20,6 +23,7 @@ from gradflow.training import platform
 
 # What the figures and statistics ask of every run.
 DEFAULTS = {"net": "model", "depth": None, "normalisation": None, "seed": 0}
+_KINDS = {"net": str, "depth": int, "normalisation": str, "classes": int}
 _OURS = {"run", "status", "last_step", "steps", *READINGS.names}
 _NUMBERS = ("loss", "train_error", "test_error")
 _FLUSH_SECONDS = 10.0  # how much a crash may lose
@@ -33,7 +37,7 @@ class Log:
         self._record, self._config = record, config
         self.last_step = record.last_step
         self._waiting: tuple[int, Reading, dict[str, float]] | None = None
-        self._saved, self.diverged = time.monotonic(), False
+        self._saved, self.diverged, self._ended = time.monotonic(), False, False
 
     def __call__(self, step: int, reading: Reading, **numbers: Any) -> None:
         """Records the reading of a step, counted from 1; those of steps that are there already stay as they are.
@@ -42,15 +46,18 @@ class Log:
         reading when the next one comes, so that the device does not wait. Raises `BadInput` for a step that does not
         follow, or what is no reading.
         """
-        step, before = _whole(step), self._waiting[0] if self._waiting else 0
+        if self._ended:
+            raise BadInput("this record has ended: log inside its with block")
+        step, before = ranges.whole("step", step), self._waiting[0] if self._waiting else 0
         if step <= before:
             raise BadInput(f"step {step} comes after step {before}: log steps in order, each once")
         if not isinstance(reading, Reading):
             raise BadInput(
                 f"cannot log a {type(reading).__name__}: legal is a reading, as gf.value_and_grad returns it"
             )
-        if unknown := [name for name in numbers if name not in _NUMBERS]:
-            raise BadInput(f"cannot log {unknown[0]!r}: beside a reading legal are {', '.join(_NUMBERS)}")
+        if isinstance(loss := reading.arrays.get("loss"), Tracer) or getattr(loss, "shape", ()) != ():
+            raise BadInput("cannot log what is being traced, or several readings at once: log what each step returns")
+        numbers = {name: _number(name, value) for name, value in numbers.items()}
         self._write()
         self._waiting = step, reading, numbers
         if time.monotonic() - self._saved > _FLUSH_SECONDS:
@@ -73,7 +80,7 @@ class Log:
         """Writes what was logged, and how the run is."""
         if state != "running":
             self._write()
-            self._waiting = None
+            self._waiting, self._ended = None, True
         self._record.flush()
         if state == "done" and self.diverged:
             state = "diverged"
@@ -96,6 +103,8 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
     Raises `BadInput` for settings that are not plain, and where another process records the same run.
     """
     given = _checked(settings or {})
+    if not isinstance(results, (str, Path)):
+        raise BadInput(f"{results!r} is no results folder: legal is its path")
     folder = Path(results)
     run = Record(folder / "runs" / _name(given))
     config = {"run": given, "data": {}, "counts": {}, "machine": platform.machine(), "command": sys.argv}
@@ -117,21 +126,35 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
         table.publish(folder, *table.collect(found))
 
 
-def _whole(step: Any) -> int:
-    if isinstance(step, bool) or not hasattr(step, "__index__") or int(step) < 1:
-        raise BadInput(f"step {step!r} is not legal: it is a whole number, and the first step is 1")
-    return int(step)
+def _number(name: str, value: Any) -> Any:
+    """A number, which is not fetched from its device yet. Raises `BadInput` for what is none."""
+    if name not in _NUMBERS:
+        raise BadInput(f"cannot log {name!r}: beside a reading legal are {', '.join(_NUMBERS)}")
+    if getattr(value, "shape", ()) != () or np.dtype(getattr(value, "dtype", type(value))).kind not in "fiub":
+        raise BadInput(f"{name} {repr(value)[:60]} is not legal: it must be a number")
+    return value
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those that are missing. Raises `BadInput` for what no table could hold, or no figure show."""
+    if not isinstance(settings, Mapping):
+        raise BadInput(f"settings {settings!r} are not legal: they are a dictionary, such as {{'depth': 8}}")
+    settings = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in settings.items()}
     for name, value in settings.items():
         if not isinstance(name, str) or not name.isidentifier() or name in _OURS:
             raise BadInput(f"a setting cannot be called {name!r}: it is a word, and none of {', '.join(sorted(_OURS))}")
-        if not (value is None or type(value) in (bool, int, float, str)) or (type(value) is float and value != value):
+        if not (value is None or type(value) in (bool, int, float, str)):
             raise BadInput(f"{name} {value!r} is not legal: a setting is a bool, int, float, str or None")
-    if type(seed := settings.get("seed", 0)) is not int:
-        raise BadInput(f"seed {seed!r} is not legal: it must be int")
-    return {**DEFAULTS, **settings}
+        if isinstance(value, str) and not (value and value.isprintable()):
+            raise BadInput(f"{name} {value!r} is not legal: text is one line of visible characters, or else None")
+        if not isinstance(value, str | None) and not abs(value) < (2**63 if isinstance(value, int) else math.inf):
+            raise BadInput(f"this {name} is not legal: a number is finite, and an integer has 64 bits")
+    given = {**DEFAULTS, **settings}
+    ranges.whole("seed", given["seed"])
+    for name, kind in _KINDS.items():
+        if given.get(name) is not None and type(given[name]) is not kind:
+            raise BadInput(f"{name} {given[name]!r} is not legal: it must be {kind.__name__}, as figures know it")
+    return given
 
 
 def _name(settings: Mapping[str, Any]) -> str:

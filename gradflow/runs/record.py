@@ -7,6 +7,7 @@ Every file says whose it is, and a folder that does not add up is refused: it is
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradflow.data import bounds
 from gradflow.errors import BadInput, refuse_links
 from gradflow.runs import files
 
@@ -28,6 +30,7 @@ READINGS = pa.schema(
     [("step", pa.int32()), ("layer", NAME), ("position", pa.int32()), ("quantity", NAME), ("value", pa.float32())],
     metadata={"gradflow_format": str(TABLES_FORMAT)},
 )
+_ROW_BYTES = 24  # of a reading in memory: three numbers and the numbers of three names
 _PART = re.compile(r"part-(\d{9,})-([0-9a-f]{16})\.parquet")
 
 
@@ -65,6 +68,8 @@ class Record:
         self._check(config.get("name") == self.name, f"config.json is of the run {config.get('name')!r}")
         whole = all(isinstance(config.get(key), dict) for key in ("run", "data", "counts", "machine"))
         self._check(whole, "config.json lacks run, data, counts or machine")
+        taken = {*config["run"], *config["counts"]} & {"run", "status", "last_step", *READINGS.names}
+        self._check(not taken, f"config.json has a setting {min(taken, default='')!r}, as every table")
         return config
 
     @property
@@ -74,7 +79,9 @@ class Record:
         if status is None:
             return {"state": "queued", "step": 0}
         whole = status.get("state") in STATES and type(status.get("step")) is int and status["step"] >= 0
-        self._check(whole, f"status.json has no state of {', '.join(STATES)}, or no step")
+        seconds = status.get("seconds", 0)
+        whole = whole and isinstance(seconds, (int, float)) and 0 <= seconds < math.inf
+        self._check(whole, f"status.json has no state of {', '.join(STATES)}, no step, or seconds that are no number")
         return status
 
     @property
@@ -104,6 +111,8 @@ class Record:
             if ours:
                 own = ("config.json", "status.json", "log.txt", self.checkpoints.name, self._metrics.name)
                 refuse_links(*(self.folder / name for name in own))
+                log = self.folder / "log.txt"
+                self._check(log.is_file() or not log.exists(), "log.txt is no regular file")
                 files.remove_temporary(self.folder)
                 files.remove_temporary(self._metrics)
                 files.remove_temporary(self.checkpoints)
@@ -177,7 +186,7 @@ class Record:
         parts, before = [], 0
         for last, path in self._found():
             try:
-                content = path.read_bytes()
+                content = files.read_bytes(path)
             except OSError as error:
                 raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
             whole = _digest(content) == path.stem.rpartition("-")[2]
@@ -222,13 +231,22 @@ def _whose(content: bytes, path: Path) -> dict[str, Any]:
 
 def read_parquet(path: Path) -> pa.Table:
     """A table that this version wrote. Raises `BadInput` for any other, or half of one."""
-    return _read(path, path)
+    try:
+        with files.open_whole(path) as source:
+            return _read(source, path)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}; remove it and run again") from error
 
 
 def _read(source: Any, path: Path) -> pa.Table:
     try:
-        table = pq.read_table(source)
+        metadata = pq.read_metadata(source)
+        bounds.check(_ROW_BYTES * metadata.num_rows, str(path))
+        names = [name for name in ("run", "layer", "quantity") if name in metadata.schema.names]
+        table = pq.ParquetFile(source, metadata=metadata, read_dictionary=names).read()  # a name once, not in each row
         table.validate(full=True)  # names are text, and each row has one of them
+    except BadInput:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"cannot read {path}: {str(error).splitlines()[0]}; remove it and run again") from error
     found = (table.schema.metadata or {}).get(b"gradflow_format", b"none").decode(errors="replace")

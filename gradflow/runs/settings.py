@@ -91,7 +91,10 @@ class Run:
 
     def __init__(self, net_settings: Iterable[tuple[str, Any]] = (), **given: Any):
         own = {name: one.exact(given.pop(name, one.default)) for name, one in own_settings().items()}
-        of_net = {**dict(net_settings), **given}
+        try:
+            of_net = {**dict(net_settings), **given}
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"net_settings {net_settings!r} are not legal: they must be pairs of name, value") from error
         legal = settings_of(own["net"])
         for name in of_net:
             if name not in legal:
@@ -211,4 +214,13 @@ def settings_of(net: str) -> dict[str, settings.Setting]:
     for name in of_net:
         if name in own or name == "net_settings":
             raise BadInput(f"net {net!r} has a setting {name!r}, and so has every run: give the net's another name")
+        if net not in nets.NETS and name in _columns():
+            raise BadInput(f"net {net!r} has a setting {name!r}, and so has every table: give the net's another name")
     return {**own, **of_net}
+
+
+def _columns() -> tuple[str, ...]:
+    """Of the tables, beside the settings. Imported here: the command line does not wait for pandas."""
+    from gradflow.runs.variation import NOT_SETTINGS
+
+    return NOT_SETTINGS

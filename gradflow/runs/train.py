@@ -1,6 +1,7 @@
 """A run in this process: its data, its net, its training, compiled once for all that share it; nothing is written."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gradflow import nets
+from gradflow import nets, ranges
 from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
@@ -24,6 +25,9 @@ from gradflow.training.step import State
 
 def load_dataset(run: Run, data: Dataset | None = None) -> Dataset:
     """The data of a run, or `data` made what the run wants of them. Raises `BadInput` for anything wrong with them."""
+    if not isinstance(run, Run) or not isinstance(data, Dataset | None):
+        given = type(run).__name__, type(data).__name__
+        raise BadInput(f"cannot train a {given[0]} on a {given[1]}: legal are a gf.Run and data of gf.data.from_arrays")
     return prepared(read(run.data, run.label) if data is None else data, run.image_size, run.validation, 0, run.shuffle)
 
 
@@ -159,7 +163,7 @@ def batch_of(run: Run, step: int = 1, data: Dataset | None = None) -> tuple[jax.
 
     Without augmentation, which depends on the state of the training.
     """
-    dataset = load_dataset(run, data)
+    dataset, step = load_dataset(run, data), ranges.whole("step", step)
     chosen = batches.indices(run.seed, step - 1, run.batch, len(dataset.train_images))
     mean, deviation = image_transforms.statistics(dataset.train_images, run.centre)
     return image_transforms.normalise(dataset.train_images[chosen], mean, deviation), jnp.asarray(
@@ -173,7 +177,10 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
     Yields `{seed: reading}` a step; nothing is written and the test set is not tried. `run.seed` is not used; `data`
     stand in the place of `run.data`.
     """
-    seeds = list(seeds)
+    if not isinstance(seeds, Iterable):
+        raise BadInput(f"seeds {seeds!r} are not legal: give one or more, each once")
+    seeds = [ranges.whole("seed", seed) for seed in islice(seeds, ranges.MOST_RUNS + 1)]
+    ranges.check("seeds", len(seeds) or None)  # an iterator may never end
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)

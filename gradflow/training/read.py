@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow import nets
+from gradflow import nets, user_code
 from gradflow.errors import BadInput
 from gradflow.measure import ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
 from gradflow.reading import Reading
 from gradflow.training.step import finite, gradients
+
+_BATCH = "images (batch, height, width, channel) and integer labels (batch,), one or more"
 
 
 def read(net: nnx.Module, images: Any, labels: Any) -> Reading:
@@ -38,17 +40,17 @@ def check_batch(net: nnx.Module, images: Any, labels: Any) -> tuple[jax.Array, j
 
     Raises `BadInput` where they are none, where the net does not take the images, or a label is none of its classes.
     """
-    images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
+    try:
+        images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"images or labels are no arrays: {user_code.in_words(error)}; legal are {_BATCH}") from error
     if (
         images.ndim != 4
         or not images.size
         or labels.shape != images.shape[:1]
         or not jnp.issubdtype(labels.dtype, jnp.integer)
     ):
-        raise BadInput(
-            f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are images "
-            "(batch, height, width, channel) and integer labels (batch,), one or more"
-        )
+        raise BadInput(f"images {images.shape} with labels {labels.shape} of {labels.dtype}: legal are {_BATCH}")
     if not isinstance(net, nnx.Module):
         raise BadInput(f"the net is a {type(net).__name__}: legal is an nnx.Module, net(images, hook) -> logits")
     with _in_one_line(images):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import dependencies
@@ -65,7 +66,7 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
     search = Search(shapes, watched.root_is_point)
     with watched.traced(search), in_one_line():
         closed, (value, _) = jax.make_jaxpr(loss, return_shape=True)(params)
-    if getattr(value, "shape", None) != ():
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise BadInput(f"the loss is {_described(value)}: legal is one number, the mean over the examples of a batch")
     _check_mean(closed, examples if watched.examples is None else None)
     if not search.found:
@@ -226,7 +227,7 @@ class _InOneLine:
 
 
 def _described(value: Any) -> str:
-    return f"an array {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+    return f"an array {value.shape} of {value.dtype}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
 def _check_mean(closed: Any, examples: int | None) -> None:

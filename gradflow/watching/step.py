@@ -22,6 +22,8 @@ class RecordedStep:
     def __init__(
         self, watched: Watched, optimiser: optax.GradientTransformation, loss: Callable[..., Any], params: Any = None
     ):
+        if not callable(getattr(optimiser, "init", None)):
+            raise BadInput(f"the optimiser is a {type(optimiser).__name__}: legal is one of optax, as optax.adam(1e-3)")
         self.watched, self.optimiser, self.loss = watched, optimiser, loss
         self._join, self.params, self.rest = _split(watched, params)
         self.moments = optimiser.init(self.params)
@@ -29,6 +31,8 @@ class RecordedStep:
 
     def __call__(self, batch: Any, read: bool = True) -> WatchedReading:
         """One step on a batch: the reading before the update, and the norms of the update."""
+        if wrong := [leaf for leaf in jax.tree.leaves(batch) if not hasattr(leaf, "dtype") and not jnp.isscalar(leaf)]:
+            raise BadInput(f"the batch holds a {type(wrong[0]).__name__}: legal are arrays in tuples and dictionaries")
         given = self.params, self.rest, self.moments, batch
         self.params, self.rest, self.moments, reading = self._step(*given, unread=not read)
         if isinstance(self.watched.model, nnx.Module):

@@ -47,6 +47,12 @@ def value_and_grad(
 
 def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[str, Any], read: Any) -> Any:
     """`((loss, aux), gradients, reading, plan)`; modules that were given are updated."""
+    if wrong := [leaf for leaf in jax.tree.leaves(given.params) if not _has_gradient(leaf)]:
+        raise BadInput(
+            f"cannot differentiate by a {type(wrong[0]).__name__}: legal are arrays of floating-point numbers"
+        )
+    if getattr(read, "shape", ()) != () or isinstance(read, str):
+        raise BadInput(f"read {repr(read)[:60]} is not legal: it is True, False or one of them in an array")
     plan = plans.plan(watched, given.loss, given.params, examples_of(arguments, keywords))
     if isinstance(read, jax.Array) or read:
         (loss, (aux, states)), gradients, found = _read(watched, plan, given, read)
@@ -56,6 +62,13 @@ def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[s
     if given.put_back:
         given.put_back(states)
     return (loss, aux), gradients, found, plan
+
+
+def _has_gradient(leaf: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    except TypeError:  # it is no number
+        return False
 
 
 def _unread(watched: Watched, plan: plans.Plan, given: Pure, loss: jax.Array) -> WatchedReading:

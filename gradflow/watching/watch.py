@@ -1,7 +1,7 @@
 """A model, and where in it the gradient is read."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,12 @@ def watch(
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if given is None else (given,) if isinstance(given, str) else tuple(given)
+    if given is None:
+        return None
+    patterns = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise BadInput(f"the patterns {given!r} are not legal: they are names of points, such as 'layers/*'")
+    return patterns
 
 
 def tap(name: str, x: jax.Array) -> jax.Array:

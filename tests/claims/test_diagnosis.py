@@ -267,3 +267,14 @@ def told(folder: str, **settings: Any) -> set[str]:
 )
 def test_known_truths_of_committed_tables(folder, settings, cause):
     assert told(f"results/{folder}", **settings) == {cause}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"value": math.nan}, {"value": math.inf}, {"layer": "x"}, {"position": 0}, {"layer": ""}],
+    ids=str,
+)
+def test_readings_that_say_nothing_have_no_cause_that_is_known(change):
+    table: Any = gf.load(COMMITTED[0] if COMMITTED[0] not in UNREAD else COMMITTED[1])
+    table = table[table["run"] == table["run"].iloc[0]]
+    assert {*gf.diagnose(table.assign(**change))["cause"]} == {diagnosis.UNKNOWN}

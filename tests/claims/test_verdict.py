@@ -225,3 +225,9 @@ def test_a_difference_of_dead_heats_is_no_worse_and_a_chance_result_is_not_hidde
     worse = claim("<=", margin=0.02)
     assert gf.judge(worse, numbered(0.0, 0.0, 0.0), 1).outcome == PASS
     assert gf.judge(worse, numbered(0.0, 0.0, 0.9), 1).outcome == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("number", ["x", None, math.nan, math.inf])
+def test_a_claim_is_about_a_number(number):
+    with pytest.raises(BadInput, match="number"):
+        gf.Claim("t", "s", "p", "x", ">", number)

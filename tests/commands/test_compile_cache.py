@@ -81,3 +81,34 @@ def test_without_a_home_nothing_is_kept_in_the_current_directory(cache, tmp_path
 def test_a_folder_that_cannot_be_made_is_not_used(cache):
     cache.parent.write_text("")
     assert "Not a directory" in compile_cache.why_off(os.environ)
+
+
+def test_a_folder_in_a_deleted_directory_is_not_used(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    environment = {compile_cache.FOLDER: "cache"}
+    compile_cache.turn_on(environment)
+    assert environment == {compile_cache.FOLDER: "cache"}
+    assert "deleted" in compile_cache.why_off(environment)
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"b\xff"), "a\x1b[31m\n"])
+def test_a_name_that_is_no_text_is_not_used(cache, name, tmp_path):
+    environment = {compile_cache.FOLDER: str(tmp_path / name)}
+    compile_cache.turn_on(environment)
+    assert compile_cache.JAX_FOLDER not in environment
+    assert "visible characters" in compile_cache.why_off(environment)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["~/cache", "cache"])
+def test_what_a_folder_may_be_called(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    environment = {compile_cache.FOLDER: name}
+    compile_cache.turn_on(environment)
+    folder = tmp_path / name.replace("~", "home")
+    assert environment[compile_cache.JAX_FOLDER].startswith(f"{folder}/")
+    assert [path for path in tmp_path.iterdir() if path.name == "~"] == []

@@ -120,3 +120,55 @@ def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, w
     assert result.code == 2, result
     assert result.err.count("\n") == 1
     assert words in result.err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "def measure(preset, folder, **overrides):\n    return RUNS, READINGS",
+            "def runs(preset):\n    while True: yield gf.Run()",
+            "runs returned more than 100,000 runs",
+        ),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(step='x')", "the table of readings cannot be written"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(step=2**40)", "integers of 32 bits"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(value=1j)", "value is a number"),
+        ("return RUNS, READINGS", "return RUNS, READINGS.assign(layer=3)", "run, layer and quantity are text"),
+        ("return RUNS, READINGS", "return RUNS.assign(x=10**5000), READINGS", "the table of runs cannot be written"),
+        ("return RUNS, READINGS", "return RUNS.assign(**{'x': 1}).rename(columns={'x': 3}), READINGS", "is called 3"),
+        ("np.arange(2)", "10**5000", "a fact of a verdict is an integer of 16,610 bits"),
+        ("return RUNS, READINGS", "raise BaseException('enough')", "BaseException: enough"),
+        ("return RUNS, READINGS", "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "Odd (line"),
+        (
+            "import gradflow as gf",
+            "def __getattr__(name): raise OSError(name)\nfigure, gf = None, 3\nimport io",
+            "line",
+        ),
+    ],
+)
+def test_a_users_experiment_may_raise_and_return_anything(tmp_path, old, new, words):
+    result = run_own(tmp_path, old, new)
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    assert words in result.err
+
+
+@pytest.mark.parametrize("change", ["del table['run']", "table['value'] = 'x'"])
+def test_a_users_verdict_may_change_its_table(tmp_path, change):
+    result = run_own(tmp_path, "    numbers = {", f"    {change}\n    numbers = {{")
+    assert result.code == 0, result
+
+
+def test_a_docstring_that_is_no_text_costs_no_run(tmp_path):
+    assert run_own(tmp_path, "def ticks():", "__doc__ = 3\ndef ticks():").code == 0
+
+
+@pytest.mark.parametrize("name", ["...py", "..py", "....py"])
+def test_a_file_whose_results_would_lie_elsewhere_is_refused(tmp_path, name):
+    source = run_own(tmp_path)
+    assert source.code == 0
+    (tmp_path / "own.py").rename(tmp_path / name)
+    result = call("run", tmp_path / name, "--results", tmp_path / "a" / "b")
+    assert result.code == 2
+    assert not (tmp_path / "a").exists()

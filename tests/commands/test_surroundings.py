@@ -153,3 +153,10 @@ def test_ascii_is_enough(give, tmp_path):
     done = give("judge", str(tmp_path / "results"), "--experiment", str(mine))
     assert (done.code, done.err) == (0, "")
     assert done.out == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"
+
+
+def test_a_variable_that_jax_refuses_is_one_line():
+    command = [sys.executable, "-P", "-m", "gradflow", "describe", "mlp"]
+    environment = {**os.environ, "JAX_ENABLE_X64": "perhaps"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    refused(Result(done.returncode, done.stdout, done.stderr), "JAX refuses a variable", "perhaps", "JAX_ENABLE_X64")

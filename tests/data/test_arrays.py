@@ -43,6 +43,11 @@ def test_names_and_their_number():
     assert gf.data.from_arrays(X, Y, classes=(*NAMES, "dog")).digest != named.digest
 
 
+def test_names_that_are_no_list_of_names():
+    with pytest.raises(gf.BadInput, match="give the name of each class, in a list"):
+        gf.data.from_arrays(X, Y, classes="abc")
+
+
 def test_the_arrays_given_stay_the_users_own():
     x, y = X.copy(), Y.copy()
     dataset = gf.data.from_arrays(x, y, X_TEST, Y_TEST)

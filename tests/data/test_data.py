@@ -479,3 +479,12 @@ def test_each_transform_is_done_alone_where_only_that_is_asked_for():
     for image, crop in zip(padded, crops, strict=True):
         spec = [image[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
         assert any(np.array_equal(crop, place) for place in spec)
+
+
+def test_a_path_is_taken_as_its_text(tmp_path):
+    folder = parquet_folder(tmp_path)
+    assert load_data(folder, validation=2).digest == load_data(str(folder), validation=2).digest
+
+
+def test_a_seed_that_is_none(tmp_path):
+    refused("digits", "seed -1 is not legal", validation=2, seed=-1)

@@ -1,5 +1,6 @@
 """Data sets as people have them: names of splits, shards, labels and folders, and what systems leave between them."""
 
+import json
 import os
 import shutil
 import unicodedata
@@ -392,3 +393,59 @@ def test_a_change_that_leaves_size_and_time_is_seen(tmp_path):
     os.utime(folder / "train-labels-idx1-ubyte", (0, 0))
     assert load_data(str(folder)).train_labels.tolist() == [2, 1, 0, 2, 1, 0]
     assert load_data(str(folder)) is load_data(str(folder)) is not first
+
+
+# Nothing of a folder is left out without a word
+
+
+def folders(place: Path, *files: str) -> None:
+    for file in files:
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(png(pixels(1)[0]))
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (("train/a/0.png", "Train/b/0.png", "test/a/0.png"), "has one split twice, Train and train"),
+        (("train/a/0.png", "training/b/0.png", "test/a/0.png"), "two training splits, train and training"),
+        (("train/a/0.png", "train/b/0.avif", "test/a/0.png"), "0.avif is an image that is not read here"),
+        (("train/a/0.png", "train/a/1.HEIC", "test/a/0.png"), "1.HEIC is an image that is not read here"),
+        (("train/a/0.png", "train/b/x/0.png", "test/a/0.png"), "train/b/x/0.png lies too deep"),
+        (("train/a/0.png", "test/a/0.png", "test/b/x/y.jpg"), "test/b/x/y.jpg lies too deep"),
+    ],
+)
+def test_images_that_would_be_left_out_are_said(tmp_path, files, why):
+    folders(tmp_path, *files)
+    refused(tmp_path, why)
+
+
+def test_other_names_of_jpeg_are_read_and_what_is_beside_images_is_not_in_the_way(tmp_path):
+    folders(tmp_path, "train/a/0.png", "train/a/1.jfif", "train/a/masks/0.png", "train/b/0.jpe", "test/a/0.png")
+    (tmp_path / "train/a/labels.txt").write_text("")
+    (tmp_path / "train/notes").mkdir()
+    assert len(load_data(str(tmp_path)).train_images) == 3
+
+
+@pytest.mark.parametrize("of", ["9999999999", "9" * 30])
+def test_a_name_may_say_any_number_of_shards(tmp_path, of):
+    (parquet_folder(tmp_path) / TRAIN).rename(tmp_path / f"train-00000-of-{of}.parquet")
+    refused(tmp_path, f"legal is each of the {of} files")
+
+
+@pytest.mark.parametrize("twice", ["image", "label"])
+def test_two_columns_of_one_name(tmp_path, twice):
+    columns = {"image": pa.array([{"bytes": png(image)} for image in pixels(3)]), "label": pa.array([0, 1, 2])}
+    names = ["image", "label", twice]
+    pq.write_table(pa.Table.from_arrays([columns[name] for name in names], names=names), tmp_path / "train.parquet")
+    refused(tmp_path, "found image", "wanted img or image")
+
+
+@pytest.mark.parametrize("names", ["abc", {"a": 1, "b": 2, "c": 3}, 3, None])
+def test_names_of_classes_are_a_list(tmp_path, names):
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+    for split in ("train", "test"):
+        table(tmp_path / f"{split}.parquet", label=[0, 1, 2])
+        rows = pq.read_table(tmp_path / f"{split}.parquet").replace_schema_metadata(metadata)
+        pq.write_table(rows, tmp_path / f"{split}.parquet")
+    assert load_data(str(tmp_path)).classes == ("0", "1", "2")

@@ -209,3 +209,9 @@ def test_the_order_of_a_table_does_not_show(draw, tmp_path):
     for name, same in (("a.svg", table), ("b.svg", table.sample(frac=1, random_state=1))):
         plot.save(draw(same, "A title", plot.caption(same)), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_depth_that_is_a_word_is_a_setting_like_any_other():
+    table = sweep(1, [PLAIN | {"depth": depth} for depth in ("shallow", "deep")])
+    assert np.isnan(facets(rows.readings(table)).depth)
+    plot.gradient_curves(table)

@@ -1,5 +1,7 @@
 """A figure of readings, or of the path of a results folder, is the figure of the table that they make."""
 
+import itertools
+
 import pandas as pd
 import pytest
 
@@ -77,6 +79,7 @@ def test_what_read_read_is_drawn_though_it_is_of_no_step(tmp_path):
         ({}, "cannot draw an empty dictionary"),
         ({"plain": []}, "cannot draw an empty list"),
         ([1, 2], "cannot draw int"),
+        (itertools.count(), "cannot draw int"),
         (3.5, "cannot draw float"),
         (None, "cannot draw NoneType"),
         ("nowhere", "nowhere is no results folder"),

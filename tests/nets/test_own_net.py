@@ -3,6 +3,7 @@ plotted and resumed, whole; and what is refused in one line.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,11 @@ REFUSED = {
         "bool, int, float, str or a Literal",
     ),
     "no type": ("def build(*, classes, channels, seed, size=None): ...", "build", "'size' is None and has no type"),
+    "a column of the tables": (
+        "def build(*, classes, channels, seed, step: int = 2): ...",
+        "build",
+        "has a setting 'step', and so has every table",
+    ),
     "no default": ("def build(*, classes, channels, seed, size: int): ...", "build", "'size' has no default"),
     "two of one name": (
         "def build(*, classes, channels, seed, steps: int = 3): ...", "build", "'steps', and so has every run",
@@ -262,3 +268,12 @@ def test_a_file_that_changes_while_its_sweep_runs_is_refused(file, tmp_path):
     job = {"run": "another-0123456789", "settings": json.loads(json.dumps(run.settings)), "command": ["gradflow"]}
     with pytest.raises(BadInput, match="changed since this command began"):
         worker._check_unchanged(gf.Run(**job["settings"]), job, "of the data")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_file_of_a_net_that_never_ends_is_not_read(make, tmp_path):
+    make(tmp_path / "mine.py")
+    printed = call("sweep", "--net", f"{tmp_path / 'mine.py'}:build", "--results", tmp_path / "results")
+    assert printed.code == 2
+    assert "is no Python file that can be read: it is no regular file" in printed.err

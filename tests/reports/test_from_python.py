@@ -1,5 +1,6 @@
 """An experiment or a sweep from Python is that of the command line: what it returns, says and refuses."""
 
+import itertools
 import json
 import shlex
 import threading
@@ -114,6 +115,13 @@ REFUSED = {
     "a name that is a path": (lambda: gf.run_sweep(name="../a"), "name '../a' is not legal"),
     "a name that is none": (lambda: gf.run_sweep(name=3), "name 3 is not legal"),  # pyright: ignore
     "no such net": (lambda: gf.describe("nonsense"), "unknown net 'nonsense'"),
+    "seconds that are none": (lambda: gf.run_sweep(checkpoint_seconds=None), "checkpoint_seconds None is not legal"),  # pyright: ignore
+    "a folder that is none": (lambda: gf.run_sweep(results=3), "results 3 is not legal"),  # pyright: ignore
+    "depths without end": (lambda: gf.run_sweep(net="mlp", depth=itertools.count(2)), "runs 100001 is not legal"),
+    "a seed to describe": (lambda: gf.describe("mlp", seed=3), "net 'mlp' has no setting 'seed'"),
+    "no side of an image": (lambda: gf.describe("mlp", image="x"), "image 'x' is not legal: it must be an integer"),  # pyright: ignore
+    "no classes": (lambda: gf.nets.build("mlp", classes=0, channels=1), "classes 0 is not legal"),
+    "no channels": (lambda: gf.nets.build("plain", classes=3, channels=-1), "channels -1 is not legal"),
     "several depths": (lambda: gf.describe("plain", depth=(18, 34)), "depth (18, 34) is not legal: it must be int"),
     "a small image": (lambda: gf.describe("residual", image=0), "image 0 is not legal"),
 }  # fmt: skip

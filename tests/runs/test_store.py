@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -169,6 +170,9 @@ def test_tables_of_two_publications_are_refused(tmp_path):
         lambda runs: runs.assign(step=1),
         lambda runs: runs.assign(run=None),
         lambda runs: runs.head(0),
+        lambda runs: runs.assign(last_step="x"),
+        lambda runs: runs.assign(last_step="inf"),
+        lambda runs: runs.assign(classes="ten"),
     ],
 )
 def test_a_table_of_runs_that_is_not_ours_is_one_line(tmp_path, change):
@@ -390,3 +394,103 @@ def test_random_keys_and_the_dtypes_of_accelerators_come_back_from_a_checkpoint(
     for name, leaf in found[1].items():
         assert leaf.dtype == tree[name].dtype
         assert (leaf == tree[name]).all()
+
+
+# What never ends, and what is larger than it looks
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["config.json", "status.json", "log.txt", "metrics/part-*"])
+def test_a_pipe_in_a_run_is_refused_and_not_waited_for(tmp_path, name):
+    record = make(tmp_path, 0)
+    path = next(record.folder.glob(name), record.folder / name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="no regular file"), record.lock():
+        gf.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("make_odd", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["readings.parquet", "runs.csv", "verdict.json"])
+def test_a_pipe_or_a_folder_among_published_files_is_refused(tmp_path, name, make_odd):
+    publish(tmp_path, make(tmp_path, 0))
+    (tmp_path / name).unlink(missing_ok=True)
+    make_odd(tmp_path / name)
+    result = call("plot", tmp_path)
+    assert result.code == 2
+    assert f"cannot read {tmp_path / name}: " in result.err
+    assert "no regular file" in result.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.timeout(30)
+def test_a_pipe_for_a_checkpoint_is_passed_over(tmp_path):
+    checkpoint.save(tmp_path, 3, TREE, "run")
+    os.mkfifo(tmp_path / "000000009.npz")
+    found = checkpoint.latest(tmp_path, TREE, "run")
+    assert found
+    assert found[0] == 3
+
+
+def test_a_table_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    publish(tmp_path, make(tmp_path, 0))
+    with monkeypatch.context() as bounded:
+        bounded.setenv("GRADFLOW_MAX_DATA_BYTES", "100")
+        with pytest.raises(BadInput, match=r"readings\.parquet would take .* of memory; legal are 100 bytes"):
+            gf.load(tmp_path)
+    monkeypatch.setenv("GRADFLOW_MAX_TABLE_BYTES", "1000")
+    with pytest.raises(BadInput, match=r"would take .* where the environment sets GRADFLOW_MAX_TABLE_BYTES"):
+        gf.load(tmp_path)
+
+
+def test_a_long_text_of_a_run_counts_in_each_of_its_rows(tmp_path):
+    record = make(tmp_path, 0)
+    record.write_config({**BESIDE, "run": {**SETTINGS, "seed": 0, "steps": STEPS, "note": "x" * 2**24}})
+    rows = record.readings().num_rows
+    assert rows * 2**24 < 2**34  # which a machine of 32 GiB would try to hold
+    fill(record, range(STEPS + 1, 2000), (1999,))
+    record.write_status("running", step=1999)
+    with pytest.raises(BadInput, match="GiB of memory"):
+        gf.load(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", ["x", None, -1, math.nan, math.inf])
+def test_seconds_that_are_no_number_are_refused(tmp_path, seconds):
+    record = make(tmp_path, 0)
+    (record.folder / "status.json").write_text(json.dumps({"state": "done", "step": STEPS, "seconds": seconds}))
+    with pytest.raises(BadInput, match=r"status\.json has no state of .* or seconds that are no number"):
+        gf.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run", "step", "value", "status"])
+def test_a_setting_that_is_called_as_a_column_of_the_tables_is_refused(tmp_path, name):
+    """Else the run would have another name in one of the tables, or the table two columns of one name."""
+    record = make(tmp_path, 0)
+    record.write_config({**BESIDE, "run": {**SETTINGS, "seed": 0, "steps": STEPS, name: "another"}})
+    with pytest.raises(BadInput, match=f"config.json has a setting '{name}', as every table"):
+        gf.load(tmp_path)
+
+
+def test_a_folder_that_looks_like_a_uri_is_published_and_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("x:y")
+    assert len(publish(folder, make(folder, 0)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_part_is_on_disk_before_its_folder_says_that_it_is_there_and_then_the_folder(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watching(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watching)
+    record = Record(tmp_path / "run")
+    fill(record, range(1, 3), (2,))
+    content, folder = synced
+    assert content.name.startswith(".part-000000002-")
+    assert folder == record.folder / "metrics" == content.parent

@@ -1,6 +1,7 @@
 """From a loop of one's own to tables and figures: NNX and Linen models, trained with optax, recorded and drawn."""
 
 import json
+import math
 from typing import Any
 
 import jax
@@ -131,7 +132,16 @@ def reading():
     ("what", "said"),
     [
         (lambda log, reading: (log(2, reading), log(2, reading)), "step 2 comes after step 2"),
-        (lambda log, reading: log(0, reading), "the first step is 1"),
+        (lambda log, reading: log(0, reading), "step 0 is not legal: it must be at least 1"),
+        (lambda log, reading: log(2**31, reading), "step 2147483648 is not legal"),  # the store counts in 32 bits
+        (lambda log, reading: log(True, reading), "step True is not legal"),
+        (lambda log, reading: log(1, reading, train_error="x"), "train_error 'x' is not legal"),
+        (
+            lambda log, reading: log(1, reading, test_error=np.ones(2)),
+            "test_error .* is not legal: it must be a number",
+        ),
+        (lambda log, reading: log(1, jax.tree.map(lambda x: x[None], reading)), "or several readings at once"),
+        (lambda log, reading: jax.jit(lambda reading: log(1, reading))(reading), "cannot log what is being traced"),
         (lambda log, reading: log(1, 3.5), "cannot log a float"),
         (lambda log, reading: log(1, reading, accuracy=1.0), "cannot log 'accuracy'"),
     ],
@@ -147,6 +157,17 @@ def test_a_wrong_call_of_the_log_is_refused(tmp_path, reading, what, said):
         ({"step": 1}, "cannot be called 'step'"),
         ({"optimiser": optax.sgd(0.1)}, "is not legal: a setting is"),
         ({"seed": "one"}, "seed 'one' is not legal"),
+        ({"seed": -1}, "seed -1 is not legal"),
+        ([("depth", 8)], "are a dictionary"),
+        ({"rate": math.inf}, "this rate is not legal: a number is finite"),
+        ({"rate": math.nan}, "this rate is not legal"),
+        ({"tokens": 10**5000}, "an integer has 64 bits"),
+        ({"note": "two\rlines"}, "text is one line of visible characters"),
+        ({"note": "\ud800"}, "text is one line of visible characters"),
+        ({"note": ""}, "or else None"),
+        ({"depth": "deep"}, "depth 'deep' is not legal: it must be int"),
+        ({"net": 3}, "net 3 is not legal: it must be str"),
+        ({"classes": "x"}, "classes 'x' is not legal: it must be int"),
     ],
 )
 def test_settings_that_no_table_can_hold_are_refused(tmp_path, settings, said):
@@ -341,3 +362,41 @@ def test_a_linen_model_is_trained_recorded_and_drawn(tmp_path, linen_reading):
     assert losses.is_monotonic_decreasing
     gf.plot_gradient_flow(watched, tokens(), linen_loss(model), params=step.params).savefig(tmp_path / "flow.png")
     assert call("plot", tmp_path).code == 0
+
+
+def test_what_is_logged_after_the_end_is_not_lost_without_a_word(tmp_path):
+    with gf.record(tmp_path) as log:
+        pass
+    with pytest.raises(BadInput, match="this record has ended"):
+        log(
+            1,
+            gf.value_and_grad(square_loss, gf.watch(Mlp(nnx.Rngs(0)), points=["wide"]))(
+                Mlp(nnx.Rngs(0)), batches(1)[0]
+            )[2],
+        )
+
+
+@pytest.mark.parametrize("results", [3, None, b"x", "a" * 300])
+def test_a_folder_that_is_none_is_one_line(results):
+    with pytest.raises(BadInput, match=r"is no results folder|File name too long"), gf.record(results):
+        pass
+
+
+def test_text_stays_text_and_a_setting_may_be_anything_that_is_plain(tmp_path):
+    """A reader of CSV takes a commit for a number; a momentum of 1 would be a division by 0 in a diagnosis."""
+    odd = {
+        "commit": "12e4567",
+        "version": "007",
+        "flag": "True",
+        "tokens": 7 * 10**12,
+        "momentum": 1.0,
+        "scale": np.float32(2),
+    }
+    step = gf.recorded_step(Mlp(nnx.Rngs(0)), optax.sgd(0.1), square_loss)
+    with gf.record(tmp_path, settings=odd) as log:
+        log(1, step(batches(1)[0]))
+    frame: Any = gf.load(tmp_path)
+    assert {name: frame[name].iloc[0] for name in odd} == odd
+    raw: Any = gf.load(next((tmp_path / "runs").glob("model*")))
+    assert raw.equals(frame)
+    assert len(gf.diagnose(frame.assign(optimiser="sgd"))) == 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import linen, nnx
 from flax_nets import Mlp
@@ -47,6 +48,11 @@ REFUSED = {
     "a residual that is not there": ({"residual": ["bloks"]}, mean_loss, "no point is called 'bloks'"),
     "two points of one name": ({}, twice_one_name, "two points are called 'wide'"),
     "a loss that is an array": ({}, lambda model, x: model(x), r"the loss is an array \(4, 8\)"),
+    "a loss that is an integer": (
+        {},
+        lambda model, x: jnp.int32(model(x).sum()),
+        r"the loss is an array \(\) of int32",
+    ),
     "a sum": (
         {},
         lambda model, x: jnp.sum((model(x) - 1) ** 2),
@@ -93,6 +99,19 @@ def test_a_sum_is_read_where_that_is_meant():
         (lambda: gf.watch(len), "cannot watch a builtin_function_or_method"),
         (lambda: gf.watch(Mlp(nnx.Rngs(0)), examples=0), "examples 0 is not legal"),
         (lambda: gf.value_and_grad(mean_loss, Mlp(nnx.Rngs(0))), "legal is what gf.watch"),  # pyright: ignore
+        (
+            lambda: gf.value_and_grad(mean_loss, gf.watch(Mlp(nnx.Rngs(0))))(Mlp(nnx.Rngs(0)), X, read="x"),
+            "read 'x' is",
+        ),
+        (
+            lambda: gf.value_and_grad(mean_loss, gf.watch(Mlp(nnx.Rngs(0))))(Mlp(nnx.Rngs(0)), X, read=jnp.ones(2)),
+            "read .* is not legal",
+        ),
+        (
+            lambda: gf.value_and_grad(lambda p, x: mean_loss(Mlp(nnx.Rngs(0)), x), gf.watch(Mlp(nnx.Rngs(0))))(3, X),
+            "cannot differentiate by a int",
+        ),
+        (lambda: gf.recorded_step(Mlp(nnx.Rngs(0)), optax.sgd(0.1), mean_loss)(object()), "the batch holds a object"),
         (lambda: gf.tap("ids", jnp.arange(3)), "the point 'ids' is a ArrayImpl"),
         (lambda: gf.tap("", X), "the name '' is not legal"),
     ],
