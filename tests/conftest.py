@@ -25,8 +25,8 @@ if OWN_CACHE:
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
-# Each takes five seconds or more on one core and shows on a larger scale, or for a coming version, what a faster test
-# beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
+# Each takes some three seconds or more on one core (most five) and shows on a larger scale, or for a coming version, what
+# a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
     # The smoke runs of all experiments but one: `spatial` goes the same way through runs, verdict and figures.
     *(
@@ -122,6 +122,16 @@ SLOW = (
     "reports/test_from_python.py::test_a_sweep_from_python_is_that_of_the_command_and_not_run_twice",
     "reports/test_from_python.py::test_where_every_run_fails_that_is_said_in_one_line",
     "test_notebooks.py::test_the_cells_of_the_documentation_run_and_show_what_it_says",
+    "test_notebooks.py::test_a_notebook_shows_runs_tables_figures_and_sweeps_by_themselves",
+    "commands/test_compile_cache.py::test_what_one_command_compiles_the_next_finds",
+    "runs/test_sweep.py::test_a_run_that_fails_is_one_line_and_the_others_are_complete",
+    "nets/test_alexnet.py::test_two_towers_on_two_devices_are_one_net_on_one",
+    "nets/test_calls.py::test_a_depth_sweep_of_nets_without_a_hook",
+    "watching/test_equinox.py::test_names_and_numbers_are_those_of_the_same_net_in_nnx[scan]",
+    "commands/test_compile_cache.py::test_nothing_is_kept_where_that_was_not_wanted",
+    "commands/test_stopwatch.py::test_it_makes_as_many_steps_as_it_is_told[settings0]",
+    "runs/test_run.py::test_nets_of_one_structure_share_what_is_compiled_whatever_setting_decides_their_arrays",
+    "nets/test_every_net.py::test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point[alexnet, one tower, batch]",
 )
 
 

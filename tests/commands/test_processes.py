@@ -128,7 +128,7 @@ def test_what_an_experiment_of_ones_own_returns_is_checked(tmp_path, old, new, w
     [
         (
             "def measure(preset, folder, **overrides):\n    return RUNS, READINGS",
-            "def runs(preset):\n    while True: yield gf.Run()",
+            "def runs(preset, run=gf.Run()):\n    while True: yield run",
             "runs returned more than 100,000 runs",
         ),
         ("return RUNS, READINGS", "return RUNS, READINGS.assign(step='x')", "the table of readings cannot be written"),

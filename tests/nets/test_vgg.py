@@ -136,7 +136,7 @@ def test_a_net_is_what_one_writes_by_hand(settings, blocks, kernels):
         ({"dropout": 1.0}, "from 0 to below 1"),
         ({"dropout": -0.1}, "from 0 to below 1"),
         ({"width": 0}, "at least 1"),
-        ({"image": 0}, "at least 1 a side"),
+        ({"image": 0}, "at least 1"),
         ({"family": "imagenet", "image": 31}, "at least 32 a side"),
         ({"normalisation": "instance"}, "batch, group, layer, none"),
         ({"shortcut": "A"}, "has no setting 'shortcut'"),

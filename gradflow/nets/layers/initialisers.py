@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -81,9 +82,11 @@ def initialiser(name: str) -> Callable:
 
 def _soon_compiled(initialise: Callable) -> Callable:
     """An initialiser that compiles in a quarter of the time on a CPU, and draws about as fast: level 0 would compile in
-    two thirds of that and draw eight times slower (results/LOG.md).
+    two thirds of that and draw eight times slower (results/LOG.md). A level in XLA_FLAGS stays as it is.
     """
-    quick = jax.jit(initialise, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 1})
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    options = {} if chosen else {"xla_backend_optimization_level": 1}
+    quick = jax.jit(initialise, static_argnums=(1, 2), compiler_options=options)
 
     @functools.wraps(initialise)
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
