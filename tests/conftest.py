@@ -25,8 +25,8 @@ if OWN_CACHE:
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
-# Each takes some three seconds or more on one core (most five) and shows on a larger scale, or for a coming version, what
-# a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
+# Each takes some three seconds or more on one core, most of them five, and shows on a larger scale, or for a coming
+# version, what a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
 SLOW = (
     # The smoke runs of all experiments but one: `spatial` goes the same way through runs, verdict and figures.
     *(
@@ -131,7 +131,7 @@ SLOW = (
     "commands/test_compile_cache.py::test_nothing_is_kept_where_that_was_not_wanted",
     "commands/test_stopwatch.py::test_it_makes_as_many_steps_as_it_is_told[settings0]",
     "runs/test_run.py::test_nets_of_one_structure_share_what_is_compiled_whatever_setting_decides_their_arrays",
-    "nets/test_every_net.py::test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point[alexnet, one tower, batch]",
+    "nets/test_every_net.py::test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point[alexnet, one",
 )
 
 
