@@ -26,7 +26,8 @@ WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
 # Each takes some three seconds or more on one core, most of them five, and shows on a larger scale, or for a coming
-# version, what a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command does not.
+# version, what a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command
+# does not.
 SLOW = (
     # The smoke runs of all experiments but one: `spatial` goes the same way through runs, verdict and figures.
     *(
