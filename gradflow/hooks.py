@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.errors import BadInput
-from gradflow.reductions import LARGE, norm, summary
+from gradflow.reductions import norm, summary
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]
@@ -25,6 +25,7 @@ SIDE_LAYERS = ("projection", "1x1", "5x5_reduce", "5x5", "pool_projection")
 SIDE_BRANCH = "auxiliary"
 STACK_MARK = "+"  # between the names of equal units that are one scan
 OPEN, CLOSED = 0, 1  # a sink that is read at this step, and one that is not
+BRANCH = 2**12  # entries of a point, from which on a branch around its reading costs a CPU less than the reading
 
 
 def unstacked_names(name: str) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def _if_open(sink, reading: Callable[[jax.Array], jax.Array], x) -> jax.Array:
 
     On a CPU and for many entries, that is: elsewhere a branch would make the device wait for the host.
     """
-    if x.size < LARGE or jax.default_backend() != "cpu":
+    if x.size < BRANCH or jax.default_backend() != "cpu":
         return reading(x)
     shape = jax.eval_shape(reading, x)
     return jax.lax.cond(sink == OPEN, reading, lambda x: jnp.full(shape.shape, jnp.nan, shape.dtype), x)

@@ -104,8 +104,8 @@ class Training:
     ) -> tuple[State, dict[str, jax.Array]]:
         """Step `number` (from 0) on the batch that seed and number say. The state given is used up.
 
-        Unless `read`, large activations and their gradients are not (nan); all else is the same to the bit. The updates
-        of the optimiser are multiplied by `rate`.
+        Unless `read`, large activations and their gradients, weights and updates are not (nan); all else is the same to
+        the bit. The updates of the optimiser are multiplied by `rate`.
         """
         result = self._step(state, *self._train, self._indices(seed, number), np.bool_(read), np.float32(rate))
         if not self._compiled:
@@ -145,7 +145,7 @@ class Training:
         pause_at: Callable[[int], bool] = lambda step: False,
         rate_at: Callable[[int], float] = lambda step: 1.0,
     ) -> Iterator[tuple[Reading, State | None]]:
-        """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack activations.
+        """Trains from `state` to `steps` steps, one `Reading` a step; unless `read_at(step)` it may lack most.
 
         The updates of step `step` (from 1) are multiplied by `rate_at(step)`.
 

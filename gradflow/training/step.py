@@ -1,5 +1,6 @@
 """The training step as a pure function, `(state, batch) -> (state, readings)`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,9 +63,18 @@ def finite(readings: dict[str, jax.Array], read: jax.Array | bool) -> jax.Array:
     return jnp.all(jnp.isfinite(jnp.concatenate([readings["loss"][None], readings["gradient_norm"], spread])))
 
 
+def _where_read(read: Any, reading: Callable, *trees: Any) -> Any:
+    """`reading(*trees)`; on a CPU nan where nothing is `read`: elsewhere a branch would make the device wait."""
+    if jax.default_backend() != "cpu":
+        return reading(*trees)
+    shapes = jax.eval_shape(reading, *trees)
+    missing = lambda *trees: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)  # noqa: E731
+    return jax.lax.cond(read, reading, missing, *trees)
+
+
 def make_step(graph, points, layers, optimiser: optax.GradientTransformation) -> Callable:
     """The step `(state, images, labels, read, rate) -> (state, readings)`; without `points` only loss and error are
-    read, and where `read` is false activations and their gradients need not be.
+    read, and where `read` is false activations, their gradients, weights and updates need not be.
 
     The updates of `optimiser` are multiplied by `rate`: as an input, the learning rate is no part of what is compiled.
     """
@@ -80,11 +90,13 @@ def make_step(graph, points, layers, optimiser: optax.GradientTransformation) ->
         readings = {"loss": loss, "train_error": error}
         if spec:
             readings |= measure_flow(spec, len(labels), forward, backward)
-            readings |= measure_weights(
-                spec,
-                weight_norm=nets.weighted_layers(state.params),
-                gradient_norm=nets.weighted_layers(gradient),
-                update_norm=nets.weighted_layers(updates),
+            norms = functools.partial(measure_weights, spec)
+            readings |= norms(gradient_norm=nets.weighted_layers(gradient))
+            readings |= _where_read(
+                read,
+                lambda params, updates: norms(weight_norm=params, update_norm=updates),
+                nets.weighted_layers(state.params),
+                nets.weighted_layers(updates),
             )
             readings["finite"] = finite(readings, read)
         return State(params, rest, moments, state.step + 1, state.key), readings

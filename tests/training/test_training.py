@@ -95,6 +95,9 @@ def test_a_step_that_is_not_read_is_the_same_step_and_reads_no_large_activation(
         assert np.isnan(part.values[quantity]["block01"])
         assert part.values[quantity]["head"] == whole.values[quantity]["head"]
     assert part.values["gradient_norm"] == whole.values["gradient_norm"]
+    for quantity in ("weight_norm", "update_norm"):
+        assert np.isfinite(list(whole.values[quantity].values())).all()
+        assert np.isnan(list(part.values[quantity].values())).all()
 
 
 def test_readings_are_complete_in_order_and_one_step_late(training, net, monkeypatch):
