@@ -103,8 +103,9 @@ def _training(run: Run, dataset: Dataset, workers: int = 1) -> Training:
 
     What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it.
     """
-    # By what the net is: its name may mean another after a `chdir`.
-    asked = (nets.identity(run.net), run.net_settings), run.program, dataset
+    # By what the net is: its name may mean another after a `chdir`. In our own nets first weights are no part of it.
+    settings = (item for item in run.net_settings if item[0] != "initialisation" or run.net not in nets.NETS)
+    asked = (nets.identity(run.net), tuple(settings)), run.program, dataset
     if asked in _KEPT:
         return _KEPT[asked]
     update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step

@@ -193,7 +193,7 @@ class LinenTied(linen.Module):
 def test_what_another_public_method_makes_of_an_array_is_a_use_of_its_module():
     ids, model, other = jnp.arange(12).reshape(4, 3) % 11, Tied(nnx.Rngs(0)), LinenTied()
     square = lambda model, ids: jnp.mean(jnp.square(model(ids)))  # noqa: E731
-    reading = gf.value_and_grad(square, gf.watch(model))(model, ids)[2]
+    reading = nnx.jit(gf.value_and_grad(square, gf.watch(model)))(model, ids)[2]
     assert reading.spec.activations == ("embed", "dense", "embed@2")
     assert [reading.spec.position[name] for name in reading.spec.activations] == [1, 2, 3]
     y = model(ids)
@@ -206,7 +206,7 @@ def test_what_another_public_method_makes_of_an_array_is_a_use_of_its_module():
         }
     }
     of_params = lambda params, ids: square(lambda ids: other.apply(params, ids), ids)  # noqa: E731
-    theirs = gf.value_and_grad(of_params, gf.watch(other))(params, ids)[2]
+    theirs = jax.jit(gf.value_and_grad(of_params, gf.watch(other)))(params, ids)[2]
     for name, value in reading.values["activation_gradient_norm"].items():
         assert theirs.values["activation_gradient_norm"][name] == pytest.approx(value, rel=1e-5), name
 
@@ -224,13 +224,13 @@ def test_methods_are_points_of_a_model_that_is_never_called_itself():
 
     model = Autoencoder(nnx.Rngs(0))
     loss = lambda model, x: jnp.mean(jnp.square(model.decode(jnp.tanh(model.encode(x))) - x))  # noqa: E731
-    reading = gf.value_and_grad(loss, gf.watch(model))(model, X)[2]
+    reading = nnx.jit(gf.value_and_grad(loss, gf.watch(model)))(model, X)[2]
     assert set(reading.spec.activations) == {"down/wide", "down/narrow", "down", "up"}
 
 
 def test_the_same_value_of_two_modules_is_read_once_and_has_both_names():
     model = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0)), nnx.Sequential(jnp.tanh, Mlp(nnx.Rngs(1))))
-    reading = gf.value_and_grad(mean_loss, gf.watch(model))(model, X)[2]
+    reading = nnx.jit(gf.value_and_grad(mean_loss, gf.watch(model)))(model, X)[2]
     norms = reading.values["activation_gradient_norm"]
     assert norms["layers/1"] == norms["layers/1/layers/1"] == norms["layers/1/layers/1/narrow"]
     y = model(X)
