@@ -25,8 +25,8 @@ if OWN_CACHE:
 WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
-# Each takes some three seconds or more on one core, most of them five, and shows on a larger scale, or for a coming
-# version, what a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command
+# Each takes two seconds or more on one core, most of them five, and shows on a larger scale, or for a coming version,
+# what a faster test beside it shows. They carry the marker `slow`: `.ci/run` runs them, the README's command
 # does not.
 SLOW = (
     # The smoke runs of all experiments but one: `spatial` goes the same way through runs, verdict and figures.
@@ -131,6 +131,22 @@ SLOW = (
     "watching/test_equinox.py::test_names_and_numbers_are_those_of_the_same_net_in_nnx[scan]",
     "commands/test_compile_cache.py::test_nothing_is_kept_where_that_was_not_wanted",
     "commands/test_stopwatch.py::test_it_makes_as_many_steps_as_it_is_told[settings0]",
+    "watching/test_equinox.py::test_parameters_that_the_loss_puts_together_read_the_same",
+    "watching/test_equinox.py::test_running_statistics_are_handed_on_and_are_no_points",
+    "watching/test_equinox.py::test_an_equinox_model_is_trained_recorded_and_drawn",
+    "watching/test_transforms.py::test_layers_under_a_flax_transform_read_as_in_a_loop[remat]",
+    "training/test_training.py::test_a_step_that_is_not_read_is_the_same_step_and_reads_no_large_activation[plain-8-0]",
+    "training/test_training.py::test_seeds_in_one_vmapped_step_are_the_seeds_one_by_one[residual]",
+    "analyses/test_unrolling.py::test_exact_influence_is_that_of_whole_jacobians[plain]",
+    "claims/test_theory.py::test_a_wide_net_without_a_border_keeps_to_its_law[plain-he]",
+    "claims/test_theory.py::test_a_wide_net_without_a_border_keeps_to_its_law[residual-he]",
+    "test_hooks.py::test_every_reading_is_the_norm_of_the_vjp_cut_at_its_point[plain-float32-1e-05]",
+    "nets/test_forward_mode.py::test_forwards_backwards_and_twice[cnn]",
+    "nets/test_forward_mode.py::test_a_hessian_vector_product_is_that_with_the_whole_hessian",
+    "nets/test_nets.py::test_cifar_nets_have_the_published_number_of_parameters[110]",
+    "commands/test_describe.py::test_multiply_adds_of_the_cifar_family_are_the_papers[110]",
+    "test_measure.py::test_a_net_with_batch_norm_trains_in_float64",
+    "runs/test_run.py::test_runs_of_one_process_leave_nothing_behind",
     "runs/test_run.py::test_nets_of_one_structure_share_what_is_compiled_whatever_setting_decides_their_arrays",
     "nets/test_every_net.py::test_every_reading_is_the_norm_of_the_gradient_cut_at_its_point[alexnet, one",
 )

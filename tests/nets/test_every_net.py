@@ -64,9 +64,7 @@ def test_without_weights_it_has_the_structure_and_the_shapes_that_it_has_with_th
     assert form(shapes) == abstractly(lambda: form(nets.build(case.name, **SMALL, **case.settings)))
 
 
-@pytest.mark.parametrize(
-    "case", [Case("googlenet", {}, 0, 0), *CASES.values()], ids=["googlenet", *CASES]
-)
+@pytest.mark.parametrize("case", [Case("googlenet", {}, 0, 0), *CASES.values()], ids=["googlenet", *CASES])
 def test_the_first_weights_are_no_part_of_its_structure(case):
     """Runs that differ in them share a program, and are not asked whether they may (`runs/train.py`)."""
     one, other = (nets.abstract(case.name, **SMALL, **case.settings, initialisation=name) for name in ("he", "lecun"))
