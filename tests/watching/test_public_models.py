@@ -13,6 +13,7 @@ import gradflow as gf
 
 X = jax.random.normal(jax.random.key(0), (5, 6, 3))
 Y = jax.random.normal(jax.random.key(1), (5, 6, 4))
+OPTIMISER = optax.adam(1e-2)
 
 
 def mean_square(y):
@@ -29,6 +30,18 @@ def recurrent(seed):
     return nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(seed))), nnx.Linear(8, 4, rngs=nnx.Rngs(seed + 1))
 
 
+def compiled_step(loss, watched):
+    """A user's own step, `(params, moments) -> (params, moments, reading)`."""
+
+    @jax.jit
+    def step(params, moments):
+        _, gradients, reading = gf.value_and_grad(loss, watched)(params, X)
+        updates, moments = OPTIMISER.update(gradients, moments)
+        return optax.apply_updates(params, updates), moments, reading
+
+    return step
+
+
 def trained(step, values, folder):
     """The losses of three steps in a loop that is recorded, as the table has them."""
     with gf.record(folder, settings={"net": "lstm", "depth": 2}) as log:
@@ -43,18 +56,13 @@ def test_a_bidirectional_lstm_of_nnx(tmp_path):
     (forward, head), (backward, _) = recurrent(0), recurrent(2)
     model = nnx.Sequential(nnx.Bidirectional(forward, backward), head)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    watched, optimiser = gf.watch(model), optax.adam(1e-2)
+    watched = gf.watch(model)
 
     def loss(params, x):
         return mean_square(nnx.merge(graph, params, rest, copy=True)(x))
 
-    @jax.jit
-    def step(params, moments):
-        _, gradients, reading = gf.value_and_grad(loss, watched)(params, X)
-        updates, moments = optimiser.update(gradients, moments)
-        return optax.apply_updates(params, updates), moments, reading
-
-    reading = step(params, optimiser.init(params))[-1]
+    step = compiled_step(loss, watched)
+    reading = step(params, OPTIMISER.init(params))[-1]
     norms = reading.values["activation_gradient_norm"]
     inner: Any = model.layers[0]
     both = inner(X)
@@ -71,7 +79,7 @@ def test_a_bidirectional_lstm_of_nnx(tmp_path):
     assert reading.values["gradient_norm"]["layers/1"] == pytest.approx(
         float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(naive["layers"][1])))), rel=2e-5
     )
-    losses = trained(step, (params, optimiser.init(params)), tmp_path)
+    losses = trained(step, (params, OPTIMISER.init(params)), tmp_path)
     assert losses == sorted(losses, reverse=True)
     assert np.isfinite(losses).all()
     gf.plot_gradient_flow(model, X, lambda model, x: mean_square(model(x))).savefig(tmp_path / "flow.png")
@@ -87,24 +95,19 @@ class Head(linen.Module):
 
 
 def test_a_bidirectional_lstm_of_linen(tmp_path):
-    model, optimiser = Head(), optax.adam(1e-2)
+    model = Head()
     params: Any = model.init(jax.random.key(0), X)
     loss = lambda params, x: mean_square(model.apply(params, x))  # noqa: E731
     watched = gf.watch(model, points=["both", "head"])
 
-    @jax.jit
-    def step(params, moments):
-        _, gradients, reading = gf.value_and_grad(loss, watched)(params, X)
-        updates, moments = optimiser.update(gradients, moments)
-        return optax.apply_updates(params, updates), moments, reading
-
-    reading = step(params, optimiser.init(params))[-1]
+    step = compiled_step(loss, watched)
+    reading = step(params, OPTIMISER.init(params))[-1]
     norms, dense = reading.values["activation_gradient_norm"], params["params"]["head"]
     _, state = model.apply(params, X, capture_intermediates=True)
     both = state["intermediates"]["both"]["__call__"][0]  # pyright: ignore
     head = lambda y: mean_square(y @ dense["kernel"] + dense["bias"])  # noqa: E731
     assert norms["both"] == pytest.approx(by_vjp(head, both), rel=2e-5)
     assert norms["head"] == pytest.approx(by_vjp(mean_square, model.apply(params, X)), rel=2e-5)
-    losses = trained(step, (params, optimiser.init(params)), tmp_path)
+    losses = trained(step, (params, OPTIMISER.init(params)), tmp_path)
     assert losses == sorted(losses, reverse=True)
     gf.plot_gradient_flow(watched, X, loss, params=params).savefig(tmp_path / "flow.png")
