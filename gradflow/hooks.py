@@ -7,12 +7,14 @@ buffer of the size of an activation is kept and no host callback is made: it wor
 sharded batch.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gradflow.dynamic_scan import dynamic_scan
 from gradflow.errors import BadInput
 from gradflow.reductions import norm, summary
 
@@ -196,13 +198,15 @@ def scan(
     carry: Any,
     stacked: Any,
     keep: str | None = None,
+    count: jax.Array | None = None,
 ) -> tuple[Any, Any]:
     """A stack of equal units as one `lax.scan`, recorded under their joint name, with a leading axis of `len(names)`.
 
     `body(hook, carry, unit) -> (carry, out)` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that
     in the i-th unit; the sinks are those of `make_sinks(points, rows=["+".join(names)])`. `stacked` holds the units'
     parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the
-    backward pass recomputes all but what has that `checkpoint_name`. For a hook that is neither `no_hook` nor a
+    backward pass recomputes all but what has that `checkpoint_name`. With a `count`
+    (int32) only so many of the units are passed; what is read and returned of the others is zero. For a hook that is neither `no_hook` nor a
     `Recorder` (another function) the stack is unrolled.
     """
     if isinstance(hook, _Search):  # nothing is computed: one unit tells of all
@@ -233,7 +237,8 @@ def scan(
     if keep:
         policy = jax.checkpoint_policies.save_only_these_names(keep)
         step = jax.checkpoint(step, prevent_cse=False, policy=policy)
-    carry, (out, forward) = jax.lax.scan(step, carry, (stacked, sinks))
+    repeat = jax.lax.scan if count is None else functools.partial(dynamic_scan, count)
+    carry, (out, forward) = repeat(step, carry, (stacked, sinks))
     if isinstance(hook, Recorder):
         _add_summaries(hook, {row + part: values for part, values in forward.items()})
     return carry, out

@@ -4,8 +4,8 @@ Two pure functions: `ReadingSpec.of` says once, on the host, where a net is read
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,8 @@ class ReadingSpec:
     units: tuple[str, ...]  # those with an identity and a residual path
     layers: tuple[str, ...]  # those with weights
     position: Mapping[str, int]
+    # By `Quantity.at`: where these names are in the vectors of a program that reads more of them; None for all, in order.
+    places: Mapping[str, np.ndarray] | None = None
 
     @classmethod
     def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "ReadingSpec":
@@ -81,8 +83,21 @@ class ReadingSpec:
 
     def names(self, quantity: str) -> tuple[str, ...]:
         """The names of the entries of a quantity's vector; the empty name where there is one number a step."""
-        at = {"activation": self.activations, "unit": self.units, "layer": self.layers, "net": ("",)}
-        return at[QUANTITIES[quantity].at]
+        return self._at()[QUANTITIES[quantity].at]
+
+    def _at(self) -> dict[str, tuple[str, ...]]:
+        return {"activation": self.activations, "unit": self.units, "layer": self.layers, "net": ("",)}
+
+    def within(self, program: "ReadingSpec", name_in: Callable[[str], str]) -> "ReadingSpec":
+        """The same for vectors that were read by a program with more points, where a name is `name_in(name)`."""
+        places = {at: [*map(names.index, map(name_in, self._at()[at]))] for at, names in program._at().items()}
+        return replace(self, places={at: np.array(found, int) for at, found in places.items()})
+
+    def of_vector(self, quantity: str, vector: Any) -> dict[str, float]:
+        """`{name: number}` of what `measure` read of a quantity."""
+        if self.places is not None:
+            vector = np.asarray(vector)[self.places[QUANTITIES[quantity].at]]
+        return dict(zip(self.names(quantity), map(float, vector), strict=True))
 
 
 def spine(points: Iterable[str]) -> list[str]:

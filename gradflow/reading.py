@@ -50,10 +50,7 @@ class Reading:
     def values(self) -> dict[str, dict[str, float]]:
         """`{quantity: {layer: float}}` for every quantity that is read at layers, units or points."""
         fetched = jax.device_get({key: value for key, value in self.arrays.items() if value.ndim})
-        return {
-            quantity: dict(zip(self.spec.names(quantity), map(float, vector), strict=True))
-            for quantity, vector in fetched.items()
-        }
+        return {quantity: self.spec.of_vector(quantity, vector) for quantity, vector in fetched.items()}
 
     @property
     def scalars(self) -> dict[str, float]:

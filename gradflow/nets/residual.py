@@ -87,6 +87,7 @@ class Unit(nnx.Module):
             width = channels
         self.channels, self.stride = width, layers[0][2]
         changes = self.stride != 1 or width != channels_in
+        self.repeats = not (changes or self.pools)  # one after another: what it returns has the shape of what it is given
         self.projects = shortcut == "C" or (shortcut == "B" and changes)
         if self.projects:
             self.projection = atoms.convolution(channels_in, width, 1, self.stride, rngs=side)

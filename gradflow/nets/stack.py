@@ -25,6 +25,10 @@ LEAST, LEAST_ON_SMALL = 19, 3
 SMALL = 2**14  # pixels in a batch
 
 
+class Count(nnx.Variable):
+    """How many of the units of a joined row there are, the first; where a row has none of it, all (`nets.padding`)."""
+
+
 def apply_units(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> jax.Array:
     """`x` sent through the units, `x = unit(x, hook, name)`, in order; joined ones are scanned.
 
@@ -37,13 +41,14 @@ def apply_units(units: Mapping[str, nnx.Module], x: jax.Array, hook: Hook) -> ja
 
 
 def _scanned(row: nnx.Module, name: str, x: jax.Array, hook: Hook) -> jax.Array:
-    graph, state = nnx.split(row)
+    graph, units, state = nnx.split(row, Count, ...)
+    count = row.count.get_value() if units else None  # pyright: ignore[reportAttributeAccessIssue]
 
     def body(hook, x, state):
-        unit = nnx.merge(graph, state, copy=True)
+        unit = nnx.merge(graph, units, state, copy=True)
         return unit(x, hook, ""), nnx.as_pure(nnx.state(unit, nnx.BatchStat))
 
-    x, statistics = scan(body, hook, unstacked_names(name), x, nnx.as_pure(state), keep=SAVED)
+    x, statistics = scan(body, hook, unstacked_names(name), x, nnx.as_pure(state), keep=SAVED, count=count)
     nnx.update(row, statistics)
     return x
 
@@ -59,7 +64,7 @@ def stack_units(net: nnx.Module, pixels: int) -> nnx.Module:
     names = names if isinstance(names, tuple) and all(isinstance(name, str) for name in names) else ()
     split = {name: nnx.split(getattr(net, name)) for name in names}
     units = []
-    for _, group in groupby(split, key=lambda name: _kind(*split[name])):
+    for _, group in groupby(split, key=lambda name: kind(*split[name])):
         names = tuple(group)
         if len(names) >= least:
             stacked = jax.tree.map(_stack, *(split[name][1] for name in names))
@@ -83,7 +88,7 @@ def _stack(*leaves: Any) -> Any:
     return jnp.asarray(np.stack(leaves)) if numbers else jnp.stack(leaves)
 
 
-def _kind(graph, state) -> tuple[Any, ...]:
+def kind(graph, state) -> tuple[Any, ...]:
     """Equal for units of equal structure, settings and shapes."""
     return graph, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
 

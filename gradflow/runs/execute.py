@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from gradflow.errors import BadInput
-from gradflow.nets import stack
 from gradflow.reading import NET, Reading
 from gradflow.runs import checkpoint
 from gradflow.runs.record import Record
@@ -44,7 +43,7 @@ def execute(
     if digest not in (None, training.data["digest"]):
         raise BadInput(f"the data of {record.name} changed since this command began: run it again")
     config = _config(run, training)
-    state = _resume(record, config, state, note)
+    state = _resume(record, config, training, state, note)
     record.write_config(config)
     record.write_status("running", step=int(state.step), steps=run.steps)
     begun = saved = time.monotonic()
@@ -66,7 +65,7 @@ def execute(
             status = "diverged"
             break
         if after is not None:
-            _save(record, run, step, after)
+            _save(record, run, step, training.unstack(jax.device_get(after)))
             saved = time.monotonic()
             if stopping and step < run.steps:
                 return "stopped"
@@ -91,7 +90,7 @@ def _add(record: Record, run: Run, reading: Reading) -> None:
 def _save(record: Record, run: Run, step: int, state: State) -> None:
     # The readings up to the checkpoint first: a resumed run finds all of them, or an older checkpoint.
     record.flush()
-    checkpoint.save(record.checkpoints, step, stack.unstack(jax.device_get(state)), record.name)
+    checkpoint.save(record.checkpoints, step, state, record.name)
     record.write_status("running", step=step, steps=run.steps)
 
 
@@ -107,18 +106,20 @@ def _config(run: Run, training: Training) -> dict[str, Any]:
     }
 
 
-def _resume(record: Record, config: dict[str, Any], state: State, note: Callable[[str], None]) -> State:
+def _resume(
+    record: Record, config: dict[str, Any], training: Training, state: State, note: Callable[[str], None]
+) -> State:
     """The state of the last checkpoint, or `state` where there is none. What is newer than it is dropped.
 
     A record made by another version or on another number of cores or devices may differ in rounding: it starts from
     the first step. Raises `BadInput` where its readings do not go up to the checkpoint.
     """
     same = (record.config or {"machine": None})["machine"] == config["machine"]
-    found = checkpoint.latest(record.checkpoints, stack.unstack(state), record.name) if same else None
+    found = checkpoint.latest(record.checkpoints, training.unstack(state), record.name) if same else None
     if found is None and checkpoint.exists(record.checkpoints):
         why = "no checkpoint of it can be read" if same else "it was begun by another version or on another machine"
         note(f"begins anew, {record.last_step} steps are made again: {why}")
-    step, state = (found[0], stack.restack(found[1], stack.stacked_names(state.params))) if found else (0, state)
+    step, state = (found[0], training.restack(found[1])) if found else (0, state)
     record.drop_after(step)
     checkpoint.drop_after(record.checkpoints, step)
     return state

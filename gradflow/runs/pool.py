@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradflow.errors import BadInput
 from gradflow.runs.settings import NOT_COMPILED
@@ -124,20 +124,30 @@ class Jobs:
     """Jobs that wait for a worker, in order, but that each worker goes on with the program that it has compiled."""
 
     def __init__(self, jobs: Iterable[Event]):
-        self.by_program: dict[str, deque[Event]] = {}
-        self.last: dict[int, str] = {}  # the program of what each worker took last
+        self.by_program: dict[_Program, deque[Event]] = {}
+        self.last: dict[int, _Program] = {}  # the program of what each worker took last
         for job in jobs:
             self.by_program.setdefault(_program(job), deque()).append(job)
 
     def take(self, worker: int) -> Event | None:
-        """The next job of a worker: one of the program of its last, or of one that no other worker has, or any."""
+        """The next job of a worker: one of the program of its last, or of one that differs in depth alone, which may be
+        the same, or of one that no other worker has, or any.
+        """
         if not self.by_program:
             return None
-        program = self.last.get(worker)
-        if program not in self.by_program:
-            others = {self.last[other] for other in self.last if other != worker}
-            program = next((one for one in self.by_program if one not in others), next(iter(self.by_program)))
-        self.last[worker] = program
+        last = self.last.get(worker, _Program("", None))
+        others = {self.last[other] for other in self.last if other != worker}
+        but_for_depth = {one.but_for_depth for one in others}
+
+        def rank(one: _Program) -> tuple[bool, ...]:
+            return (
+                one != last,
+                one.but_for_depth != last.but_for_depth,
+                one.but_for_depth in but_for_depth,
+                one in others,
+            )
+
+        self.last[worker] = program = min(self.by_program, key=rank)
         jobs = self.by_program[program]
         job = jobs.popleft()
         if not jobs:
@@ -150,12 +160,20 @@ def _exit_reason(code: int) -> str:
     return f"its process {how}"
 
 
-def _program(job: Event) -> str:
+class _Program(NamedTuple):
+    """What programs are told apart by; nets that differ in depth alone may have one or not (see `nets.padding`)."""
+
+    but_for_depth: str
+    depth: Any
+
+
+def _program(job: Event) -> _Program:
     """What the job's program depends on; of a net's settings all but its initialisation, though a user's own may mean
     by that what it likes: only the order of runs follows from this.
     """
-    without = (*NOT_COMPILED, "initialisation")
-    return json.dumps({name: value for name, value in job["settings"].items() if name not in without}, sort_keys=True)
+    without = (*NOT_COMPILED, "initialisation", "depth")
+    settings = {name: value for name, value in job["settings"].items() if name not in without}
+    return _Program(json.dumps(settings, sort_keys=True), job["settings"].get("depth"))
 
 
 def count_workers(workers: int | None, cores: int) -> int:

@@ -15,10 +15,9 @@ from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
-from gradflow.nets import stack
 from gradflow.reading import Reading
 from gradflow.runs.settings import Run
-from gradflow.training import memory, optimiser, platform
+from gradflow.training import loop, memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State
 
@@ -98,25 +97,29 @@ def prepare(run: Run, data: Dataset | None = None, workers: int = 1) -> tuple[Tr
 _KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
 
 
-def _training(run: Run, dataset: Dataset, workers: int = 1) -> Training:
+def _training(run: Run, dataset: Dataset, workers: int = 1, padded: bool = True) -> Training:
     """The last training again where its programs serve this run: they are compiled once for nets of one structure.
 
-    What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it.
+    What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it;
+    where it is `padded`, so is its depth.
     """
     # By what the net is: its name may mean another after a `chdir`. In our own nets first weights are no part of it.
     settings = (item for item in run.net_settings if item[0] != "initialisation" or run.net not in nets.NETS)
-    asked = (nets.identity(run.net), tuple(settings)), run.program, dataset
+    asked = (nets.identity(run.net), tuple(settings)), run.program, dataset, padded
     if asked in _KEPT:
         return _KEPT[asked]
     update = optimiser.optimiser(run.optimiser, 1.0, run.momentum, run.weight_decay)  # the rate comes in step by step
     net, found = _structure(run, dataset, update, workers), asked
     if run.net in nets.NETS:  # a user's own two nets may differ in what looks the same, or cannot be compared
-        found = nets.structure(net), run.program, dataset
-    if found not in _KEPT:
-        _KEPT.clear()
-        transforms = tuple(run.transforms.split("+")) if run.augment else ()
-        _KEPT[found] = Training(net, dataset, update, batch=run.batch, transforms=transforms, centre=run.centre)
-    return _KEPT.setdefault(asked, _KEPT[found])
+        program = loop.pad(net, run.batch, dataset.image_shape) if padded else None
+        found = nets.structure(program.net if program else net), run.program, dataset, padded
+    if found in _KEPT:
+        return _KEPT.setdefault(asked, _KEPT[found].of(net))
+    _KEPT.clear()
+    transforms = tuple(run.transforms.split("+")) if run.augment else ()
+    given = {"transforms": transforms, "centre": run.centre, "padded": padded}
+    _KEPT[found] = _KEPT[asked] = Training(net, dataset, update, batch=run.batch, **given)
+    return _KEPT[asked]
 
 
 def _start(training: Training, run: Run, net: nnx.Module) -> State:
@@ -156,7 +159,8 @@ def trained(
         watch(reading)
         state = after or state
     graph, *_ = nets.split(net)
-    return nnx.merge(graph, stack.unstack(state.params), stack.unstack(state.rest))
+    state = training.unstack(state)
+    return nnx.merge(graph, state.params, state.rest)
 
 
 def batch_of(run: Run, step: int = 1, data: Dataset | None = None) -> tuple[jax.Array, jax.Array]:
@@ -185,7 +189,7 @@ def train_seeds(run: Run, seeds: Iterable[int], data: Dataset | None = None) -> 
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {seeds} are not legal: give one or more, each once")
     dataset = load_dataset(run, data)
-    training = _training(run, dataset)
+    training = _training(run, dataset, padded=False)
     states = []
     for seed in seeds:
         states.append(training.start(build_net(run.replace(seed=seed), dataset), seed))

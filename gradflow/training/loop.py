@@ -1,5 +1,6 @@
 """One step after another: a net, a data set and an optimiser compiled together, and a generator of readings."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,18 +16,26 @@ from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.errors import BadInput
+from gradflow.hooks import unstacked_names
 from gradflow.measure import ReadingSpec
-from gradflow.nets import stack
+from gradflow.nets import padding, stack
 from gradflow.reading import Reading
 from gradflow.training import platform
 from gradflow.training.step import State, make_step
+
+
+def pad(net: nnx.Module, batch: int, image_shape: tuple[int, ...]) -> padding.Padded | None:
+    """The padded net, where a step is short next to its compilation: small maps on a CPU."""
+    small = batch * math.prod(image_shape[:2]) <= stack.SMALL and jax.default_backend() == "cpu"
+    return padding.pad_units(net) if small else None
 
 
 class Training:
     """A net's structure, a data set and an optimiser, compiled once: `start` from any seed, `step`, `evaluate`.
 
     The state is donated to the step and the batch is sharded over all devices. Images are transformed at each step by
-    the `transforms` (see `data.augment`). `record=False` compiles the hooks out.
+    the `transforms` (see `data.augment`). `record=False` compiles the hooks out. With `padded` the rows of a net with
+    small maps are, on a CPU: then nets of several depths have one program, and `of` makes a training of another.
     Raises `BadInput` when the data do not fit the net, the batch or the devices.
     """
 
@@ -40,24 +49,20 @@ class Training:
         transforms: Sequence[str] = (),
         centre: str = "channel",
         record: bool = True,
+        padded: bool = False,
     ):
         self.mesh, self.batch, self.count = platform.batch_mesh(), batch, len(dataset.train_images)
         if batch % self.mesh.size:
             raise BadInput(f"batch {batch} cannot be split over {self.mesh.size} devices: choose a multiple of that")
         batches.indices(0, 0, batch, self.count)  # raises if the data set is smaller than the batch
-        joined = stack.stack_units(net, batch * math.prod(dataset.image_shape[:2]))
+        self.data, self.classes, self.image_shape = dataset.summary(), len(dataset.classes), dataset.image_shape
+        self.optimiser, self.padded = optimiser, pad(net, batch, dataset.image_shape) if padded else None
+        joined = self.padded.net if self.padded else self._joined(net)
         graph, params, _ = nets.split(joined)
-        self.rows = stack.stacked_names(params)
         points = nets.points_of(joined, dataset.image_shape)
-        weighted = nets.weighted_layers(nets.split(net)[1])
-        layers, adds = tuple(weighted), nets.multiply_adds(weighted, points)
-        self.data = dataset.summary()
-        self.counts = {
-            "parameters": nets.count_parameters(net),
-            "multiply_adds": sum(adds.values()),
-            "classes": len(dataset.classes),
-        }
-        self.spec, self.optimiser = ReadingSpec.of(points, layers), optimiser
+        layers = [layer for name in nets.weighted_layers(params) for layer in unstacked_names(name)]
+        self.program = ReadingSpec.of(points, layers)
+        self._describe(net)
         mean, deviation = image_transforms.statistics(dataset.train_images, centre)
         colours = image_transforms.colours(dataset.train_images, deviation) if "colour" in transforms else None
         take = make_step(graph, points if record else (), layers, optimiser)
@@ -86,11 +91,47 @@ class Training:
         self._train = platform.replicate(self.mesh, (dataset.train_images, dataset.train_labels))
         self._test = dataset.test_images, dataset.test_labels
 
+    def of(self, net: nnx.Module) -> "Training":
+        """The training of another net whose program is this one: with `padded`, one of another depth."""
+        other = copy.copy(self)
+        other.padded = self.padded and pad(net, self.batch, self.image_shape)
+        other._describe(net)
+        return other
+
+    def _describe(self, net: nnx.Module) -> None:
+        """What is said of a net, its own names and counts: not of the program, which may be that of several."""
+        joined, weighted = self._joined(net), nets.weighted_layers(nets.split(net)[1])
+        points = nets.points_of(joined, self.image_shape)
+        self.rows = stack.stacked_names(nets.split(joined)[1])
+        self.spec = ReadingSpec.of(points, weighted)
+        if self.padded:
+            self.spec = self.spec.within(self.program, self.padded.name)
+        self.counts = {
+            "parameters": nets.count_parameters(net),
+            "multiply_adds": sum(nets.multiply_adds(weighted, points).values()),
+            "classes": self.classes,
+        }
+
+    def _joined(self, net: nnx.Module) -> nnx.Module:
+        return stack.stack_units(net, self.batch * math.prod(self.image_shape[:2]))
+
+    def restack(self, state: State) -> State:
+        """A state in which each unit is by itself, as the program has it: see `nets.stack` and `nets.padding`."""
+        if not self.padded:
+            return stack.restack(state, self.rows)
+        state = self.padded.pad(state)
+        return state._replace(rest=self.padded.with_counts(state.rest))
+
+    def unstack(self, state: State) -> State:
+        """The inverse of `restack`: that of a checkpoint, in which each unit is by itself under its own name."""
+        return self.padded.unpad(state) if self.padded else stack.unstack(state)
+
     def start(self, net: nnx.Module, seed: int, hyperparameters: Mapping[str, float] | None = None) -> State:
         """The state before the first step: the weights of `net`, the seed of batches and augmentation, and the
         optimiser's `hyperparameters` where they are not those that it was made with.
         """
-        params, rest = (stack.restack(tree, self.rows) for tree in nets.split(net)[1:])
+        _, params, rest = nets.split(net)
+        params, rest, *_ = self.restack(State(params, rest, *[None] * 3))  # pyright: ignore[reportArgumentType]
         key = jax.random.fold_in(jax.random.key(seed), 2)
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever
         state = self._init(params, rest, key)
