@@ -5,7 +5,7 @@ Two pure functions: `ReadingSpec.of` says once, on the host, where a net is read
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ class ReadingSpec:
     layers: tuple[str, ...]  # those with weights
     position: Mapping[str, int]
     # By `Quantity.at`: where these names are in the vectors of a program that reads more of them; None for all, in order.
-    places: Mapping[str, np.ndarray] | None = None
+    places: Mapping[str, np.ndarray] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, points: Iterable[Point], layers: Iterable[str]) -> "ReadingSpec":

@@ -12,7 +12,8 @@ from gradflow.runs import train
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 
-RUN = gf.Run(net="residual", depth=18, width=4, batch=16, steps=3, learning_rate=0.01, evaluations=0)
+SETTINGS = {"net": "residual", "width": 4, "batch": 16, "steps": 3, "learning_rate": 0.01, "evaluations": 0}
+RUN = gf.Run(**SETTINGS, depth=18)
 
 
 def trained_alone(run):
@@ -34,7 +35,7 @@ def trained_alone(run):
     ],
 )
 def test_a_padded_net_reads_what_the_net_itself_does(net, depth, settings):
-    run = gf.Run(**{**RUN.settings, "net": net, "depth": depth, **settings})
+    run = gf.Run(**{**SETTINGS, "net": net, "depth": depth, **settings})
     assert train.prepare(run)[0].padded
     for ours, theirs in zip(gf.train(run), trained_alone(run), strict=True):
         assert ours.finite
