@@ -205,9 +205,9 @@ def scan(
     `body(hook, carry, unit) -> (carry, out)` calls the hook with `""` or `"/part"`, which stands for `names[i]` + that
     in the i-th unit; the sinks are those of `make_sinks(points, rows=["+".join(names)])`. `stacked` holds the units'
     parameters with a leading axis of `len(names)`, and so does what is returned of `out`. With `keep`, the
-    backward pass recomputes all but what has that `checkpoint_name`. With a `count`
-    (int32) only so many of the units are passed; what is read and returned of the others is zero. For a hook that is neither `no_hook` nor a
-    `Recorder` (another function) the stack is unrolled.
+    backward pass recomputes all but what has that `checkpoint_name`. With a `count` (int32) only so many of the units
+    are passed; what is read and returned of the others is zero. For a hook that is neither `no_hook` nor a `Recorder`
+    (another function) the stack is unrolled.
     """
     if isinstance(hook, _Search):  # nothing is computed: one unit tells of all
         known, passed = len(hook.found), hook.passed["main"]

@@ -56,7 +56,7 @@ class ReadingSpec:
     units: tuple[str, ...]  # those with an identity and a residual path
     layers: tuple[str, ...]  # those with weights
     position: Mapping[str, int]
-    # By `Quantity.at`: where these names are in the vectors of a program that reads more of them; None for all, in order.
+    # By `Quantity.at`: where these names are in the vectors of a program that reads more; None for all, in order.
     places: Mapping[str, np.ndarray] | None = field(default=None, compare=False, repr=False)
 
     @classmethod

@@ -49,8 +49,12 @@ class Reading:
     @property
     def values(self) -> dict[str, dict[str, float]]:
         """`{quantity: {layer: float}}` for every quantity that is read at layers, units or points."""
-        fetched = jax.device_get({key: value for key, value in self.arrays.items() if value.ndim})
-        return {quantity: self.spec.of_vector(quantity, vector) for quantity, vector in fetched.items()}
+        fetched = jax.device_get({quantity: self.arrays[quantity] for quantity in self._vectors()})
+        return {quantity: self.spec.of_vector(quantity, fetched[quantity]) for quantity in self._vectors()}
+
+    def _vectors(self) -> list[str]:
+        """The quantities that are read at layers, units or points: those of units not in a net that has none."""
+        return [name for name, array in self.arrays.items() if getattr(array, "ndim", 0) and self.spec.names(name)]
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -74,9 +78,8 @@ class Reading:
 
     def _summary(self) -> str:
         numbers = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.scalars.items()]
-        vectors = sum(getattr(array, "ndim", 0) > 0 for array in self.arrays.values())
-        points = len(self.spec.position)
-        return ", ".join([f"step {self.step}: {numbers[0]}", *numbers[1:], f"{vectors} quantities at {points} points"])
+        read = f"{len(self._vectors())} quantities at {len(self.spec.position)} points"
+        return ", ".join([f"step {self.step}: {numbers[0]}", *numbers[1:], read])
 
     def _repr_html_(self) -> str:
         """A row a point, a column a quantity, as a notebook shows it; of many points those at both ends."""

@@ -1,9 +1,10 @@
-"""Nets that differ in depth as one program: rows of equal units are filled up with units that are skipped.
+"""Nets of several depths, plain and residual, as one program: what they differ in is its input.
 
-As sequences are padded to a common length, so that a program compiled for that serves all of them.
+As sequences are padded to a common length, rows of equal units are filled up to one; how many of them there are, and
+what their shortcuts are multiplied by, are numbers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count, groupby
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from gradflow.hooks import STACK_MARK, unstacked_names
 from gradflow.nets.stack import Count, kind, stacked_names, unstack
 
 LENGTH = 9  # units of a row, the most of 56 layers (He et al. 2015, section 4.2); of longer ones twice, four times it
-_COUNT = "count"
+STEPS = 1000  # a longer run loses more by what padding adds to a step (a tenth at 18 layers) than a program costs
 
 
 class Padded(NamedTuple):
@@ -24,91 +25,92 @@ class Padded(NamedTuple):
 
     net: nnx.Module  # its units' arrays are shapes alone
     names: Mapping[str, str]  # {a unit of the net: its name in the padded one}
+    inputs: Mapping[str, Mapping[str, Any]]  # {a unit of the net: arrays that the padded one has besides the unit's}
 
     def name(self, point: str) -> str:
         """The name in the padded net of a point, or of a layer, of the net."""
         unit, slash, part = point.partition("/")
         return self.names.get(unit, unit) + slash + part
 
-    def pad(self, state: Any) -> Any:
-        """Parameters, statistics or moments of the net as those of the padded one: zeros for units that it lacks."""
-        rows = [name for name in self.net.units if STACK_MARK in name]  # pyright: ignore[reportAttributeAccessIssue]
+    def pad(self, tree: Any) -> Any:
+        """Parameters or moments of the net as those of the padded one: zeros for the units that it lacks."""
+        return jax.tree.map(self._pad, tree, is_leaf=lambda node: isinstance(node, dict))
 
-        def pad_node(node):
-            if not isinstance(node, dict):
-                return node
-            found = {self.names.get(name, name): value for name, value in node.items()}
-            for row in rows:
-                units = [found.pop(name) for name in unstacked_names(row) if name in found]
-                if units:
-                    found[row] = jax.tree.map(lambda *leaves, row=row: _filled(leaves, row), *units)
-            return found
-
-        return jax.tree.map(pad_node, state, is_leaf=lambda node: isinstance(node, dict))
-
-    def with_counts(self, rest: Mapping[str, Any]) -> dict[str, Any]:
-        """Padded statistics, and how many units each row has."""
-        there, found = {*self.names.values()}, dict(rest)
-        for row in self.net.units:  # pyright: ignore[reportAttributeAccessIssue]
-            if STACK_MARK in row:
-                count = sum(name in there for name in unstacked_names(row))
-                found[row] = {**found.get(row, {}), _COUNT: jnp.int32(count)}
+    def pad_rest(self, rest: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of all that is neither; what the padded net has besides it is added."""
+        units = {name: {**rest.get(name, {}), **given} for name, given in self.inputs.items() if given}
+        found = self._pad({**rest, **units})
+        for row in stacked_names(dict.fromkeys(self.net.units)):  # pyright: ignore[reportAttributeAccessIssue]
+            there = sum(name in self.names.values() for name in unstacked_names(row))
+            found[row] = {**found.get(row, {}), "count": jnp.int32(there)}
         return found
 
-    def unpad(self, state: Any) -> Any:
-        """The inverse of `pad`, and how many units there are left out."""
-        name_of = {padded: name for name, padded in self.names.items()}
+    def unpad(self, tree: Any) -> Any:
+        """The inverse of both."""
+        return jax.tree.map(self._unpad, tree, is_leaf=lambda node: isinstance(node, dict))
 
-        def unpad_node(node):
-            if not isinstance(node, dict):
-                return node
-            rows = stacked_names(node)
-            kept = {
-                name: {part: leaf for part, leaf in value.items() if part != _COUNT} if name in rows else value
-                for name, value in node.items()
-            }
-            found = unstack({name: value for name, value in kept.items() if value or name not in rows})
-            units = {one for row in rows for one in unstacked_names(row)}
-            return {
-                name_of.get(name, name): value
-                for name, value in found.items()
-                if name in name_of or name not in units
-            }
+    def _pad(self, node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        found = {self.names.get(name, name): value for name, value in node.items()}
+        for row in stacked_names(dict.fromkeys(self.net.units)):  # pyright: ignore[reportAttributeAccessIssue]
+            units = [found.pop(name) for name in unstacked_names(row) if name in found]
+            if units:
+                found[row] = jax.tree.map(lambda *leaves, row=row: _filled(leaves, row), *units)
+        return found
 
-        return jax.tree.map(unpad_node, state, is_leaf=lambda node: isinstance(node, dict))
+    def _unpad(self, node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        rows = stacked_names(node)
+        without = {row: {part: leaf for part, leaf in node[row].items() if part != "count"} for row in rows}
+        one_by_one = unstack({**node, **without})
+        found = {name: value for name, value in node.items() if name not in rows}
+        for name, padded in self.names.items():
+            if padded in one_by_one:
+                found.pop(padded, None)
+                found[name] = {
+                    part: leaf for part, leaf in one_by_one[padded].items() if part not in self.inputs.get(name, ())
+                }
+                if not found[name]:
+                    del found[name]
+        return found
 
 
 def pad_units(net: nnx.Module) -> Padded | None:
     """The net, a copy in which each unit that may be repeated is one of a padded row; None where there is none."""
-    names = getattr(net, "units", ())
+    names: Any = getattr(net, "units", ())  # of a user's own net this may be anything
     if not (isinstance(names, tuple) and any(getattr(getattr(net, str(name)), "repeats", False) for name in names)):
         return None
-    net, new, found, units = nnx.clone(net), _names(), {}, []
-    split = {name: nnx.split(getattr(net, name)) for name in names}
-    repeats = {name: getattr(net, name).repeats for name in names}
+    net, new = nnx.clone(net), (f"unit{i}" for i in count(1))
+    units = {name: getattr(net, name) for name in names}
+    inputs = {name: unit.as_twin() for name, unit in units.items()}
+    split = {name: nnx.split(unit) for name, unit in units.items()}
+    found: dict[str, str] = {}
+    padded: dict[str, nnx.Module] = {}
+    for _, group in groupby(names, key=lambda name: kind(*split[name])):
+        group = tuple(group)
+        if units[group[0]].repeats:
+            row = [next(new) for _ in range(_length(len(group)))]
+            padded[STACK_MARK.join(row)] = _row(*split[group[0]], len(row))
+        else:
+            row = [next(new) for _ in group]
+            padded |= zip(row, (units[name] for name in group), strict=True)
+        found |= zip(group, row, strict=False)
     for name in names:
         delattr(net, name)
-    for _, group in groupby(split, key=lambda name: kind(*split[name])):
-        group = tuple(group)
-        if not repeats[group[0]]:
-            for name in group:
-                found[name] = next(new)
-                setattr(net, found[name], nnx.merge(*split[name]))
-                units.append(found[name])
-            continue
-        row = [next(new) for _ in range(_length(len(group)))]
-        found |= dict(zip(group, row, strict=False))
-        graph, state = split[group[0]]
-        unit = nnx.merge(graph, jax.tree.map(lambda leaf, row=row: _shape(leaf, len(row)), state))
-        unit.count = Count(jax.ShapeDtypeStruct((), jnp.int32))
-        units.append(STACK_MARK.join(row))
-        setattr(net, units[-1], unit)
-    net.units = tuple(units)  # pyright: ignore[reportAttributeAccessIssue]
-    return Padded(net, found)
+    for name, unit in padded.items():
+        setattr(net, name, unit)
+    net.units = tuple(padded)  # pyright: ignore[reportAttributeAccessIssue]
+    return Padded(net, found, inputs)
 
 
-def _names() -> Iterator[str]:
-    return (f"unit{i}" for i in count(1))
+def _row(graph: nnx.GraphDef, state: Any, length: int) -> nnx.Module:
+    """A unit with the shapes of so many, and their number."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), state)
+    unit = nnx.merge(graph, shapes)
+    unit.count = Count(jax.ShapeDtypeStruct((), jnp.int32))
+    return unit
 
 
 def _length(units: int) -> int:
@@ -116,10 +118,6 @@ def _length(units: int) -> int:
     while length < units:
         length *= 2
     return length
-
-
-def _shape(leaf: Any, length: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype)
 
 
 def _filled(leaves: tuple[Any, ...], row: str) -> Any:

@@ -6,10 +6,11 @@ same initial weights; with option A also the same number of parameters.
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from gradflow.arrays import Images, Logits, Maps
@@ -87,12 +88,25 @@ class Unit(nnx.Module):
             width = channels
         self.channels, self.stride = width, layers[0][2]
         changes = self.stride != 1 or width != channels_in
-        self.repeats = not (changes or self.pools)  # one after another: what it returns has the shape of what it is given
+        self.repeats = not (
+            changes or self.pools
+        )  # one after another: what it returns has the shape of what it is given
         self.projects = shortcut == "C" or (shortcut == "B" and changes)
         if self.projects:
             self.projection = atoms.convolution(channels_in, width, 1, self.stride, rngs=side)
             # After a pre-activation net's projection there is no norm: nothing may stand on the path but h.
             self.projection_norm = atoms.normalisation(width, rngs=side) if order == "post" else Identity()
+
+    def as_twin(self) -> dict[str, Any]:
+        """Makes the shortcut an input, and returns it by name: a plain unit is a residual one whose shortcut is zero.
+
+        Where the shortcut is a projection, or was an input before, nothing changes.
+        """
+        if self.projects or self.scale is not None:
+            return {}
+        scale = np.float32(self.shortcut is not None)  # NumPy's: a step uses up an array of JAX's
+        self.shortcut, self.scale = self.shortcut or "A", nnx.data(Factor(jnp.asarray(scale)))
+        return {"scale": scale}
 
     def __call__(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The unit's output, with the stride and the channels of F; its points have names that begin with `name`."""
@@ -109,7 +123,7 @@ class Unit(nnx.Module):
     def identity(self, x: Maps, hook: Hook, name: str) -> Maps:
         """The shortcut h: option A, or a 1x1 projection; scaled, if it is."""
         if self.scale is not None:
-            x = x * self.scale.get_value().astype(x.dtype)
+            x = x * jax.lax.stop_gradient(self.scale.get_value()).astype(x.dtype)
         if self.projects:
             return hook(f"{name}/projection", self.projection_norm(self.projection(x)))
         return subsample(x, self.channels, self.stride)

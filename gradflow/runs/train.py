@@ -15,6 +15,7 @@ from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
+from gradflow.nets import padding
 from gradflow.reading import Reading
 from gradflow.runs.settings import Run
 from gradflow.training import loop, memory, optimiser, platform
@@ -101,8 +102,9 @@ def _training(run: Run, dataset: Dataset, workers: int = 1, padded: bool = True)
     """The last training again where its programs serve this run: they are compiled once for nets of one structure.
 
     What a net holds in arrays (weights, a shortcut's factor) is an input of the program, whatever setting decides it;
-    where it is `padded`, so is its depth.
+    where it is `padded`, so are its depth and its shortcuts.
     """
+    padded = padded and run.steps <= padding.STEPS
     # By what the net is: its name may mean another after a `chdir`. In our own nets first weights are no part of it.
     settings = (item for item in run.net_settings if item[0] != "initialisation" or run.net not in nets.NETS)
     asked = (nets.identity(run.net), tuple(settings)), run.program, dataset, padded

@@ -119,8 +119,7 @@ class Training:
         """A state in which each unit is by itself, as the program has it: see `nets.stack` and `nets.padding`."""
         if not self.padded:
             return stack.restack(state, self.rows)
-        state = self.padded.pad(state)
-        return state._replace(rest=self.padded.with_counts(state.rest))
+        return self.padded.pad(state._replace(rest=()))._replace(rest=self.padded.pad_rest(state.rest))
 
     def unstack(self, state: State) -> State:
         """The inverse of `restack`: that of a checkpoint, in which each unit is by itself under its own name."""

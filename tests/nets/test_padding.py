@@ -45,26 +45,30 @@ def test_a_padded_net_reads_what_the_net_itself_does(net, depth, settings):
             assert ours.values[quantity] == pytest.approx(values, rel=5e-3, abs=1e-5, nan_ok=True), quantity
 
 
-def test_nets_of_several_depths_are_compiled_once_and_a_net_without_rows_or_a_longer_one_by_itself():
+def test_twins_of_several_depths_are_compiled_once_and_a_net_without_rows_or_a_longer_one_by_itself():
     first, *others = (train.prepare(RUN.replace(depth=depth)) for depth in (18, 34, 14))
     training, state = first
     training.step(state, 0, 0)
-    for other, state in others:
+    for other, state in [*others, train.prepare(gf.Run(**{**SETTINGS, "net": "plain"}, depth=20))]:
         assert other._step is training._step
         other.step(state, 0, 0)
     assert training._step._cache_size() == 1
     assert train.prepare(RUN.replace(depth=62))[0]._step is not training._step  # ten units in the first row
+    assert not train.prepare(RUN.replace(steps=padding.STEPS + 1))[0].padded
     assert train.prepare(RUN.replace(depth=8))[0]._step is not training._step  # a unit a stage: two of them stride
 
 
-def test_parameters_statistics_and_moments_translate_there_and_back():
-    net = nets.build("residual", depth=18, classes=10, channels=1, width=4)
+@pytest.mark.parametrize(
+    ("net", "settings"),
+    [("residual", {}), ("plain", {"normalisation": "none"}), ("residual", {"shortcut_scale": 0.5}), ("plain", {})],
+)
+def test_parameters_statistics_and_moments_translate_there_and_back(net, settings):
+    net = nets.build(net, depth=18, classes=10, channels=1, width=4, **settings)
     padded = padding.pad_units(net)
     assert padded
     _, params, rest = nets.split(net)
     state = (params, rest, optax.sgd(0.1, momentum=0.9).init(params))
-    there = padded.pad(state)
-    whole = (there[0], padded.with_counts(there[1]), there[2])
+    whole = (padded.pad(params), padded.pad_rest(rest), padded.pad(state[2]))
     _, *shapes = nets.split(padded.net)
     assert jax.tree.map(np.shape, list(whole[:2])) == jax.tree.map(np.shape, shapes)
     back = padded.unpad(whole)
