@@ -12,7 +12,6 @@ from typing import Any
 
 import gradflow as gf
 
-CHOOSING = 1  # seeds, the first ones, that are run at every rate and choose
 PAPER = "He et al. 2015, section 4.2, figure 6"
 RATES = (0.01, 0.03, 0.1)  # the paper's is 0.1
 SMALL: dict[str, Any] = {
@@ -78,9 +77,7 @@ def claims(steps: int) -> dict[str, gf.Claim]:
 
 def runs(preset, **overrides):
     """Twins of each depth at each rate, of the seeds that choose; where there is one rate, of all seeds."""
-    settings = PRESETS[preset] | overrides
-    several = len(settings["learning_rate"]) > 1
-    return [run for run in warmed_up(preset, settings) if run.seed < CHOOSING or not several]
+    return warmed_up(preset, gf.choosing_settings(PRESETS[preset] | overrides))
 
 
 def further_runs(table, preset, **overrides):

@@ -12,7 +12,6 @@ import gradflow as gf
 STEPS = 400  # what shorter trainings end with decides nothing
 BY = ("net", "depth", "normalisation")
 RATES = (0.003, 0.01, 0.03, 0.1)
-CHOOSING = {"seeds": 1, "validation": 200}  # the runs that choose; `--validation` says of how many images otherwise
 SMALL = {"steps": STEPS, "seeds": 3, "batch": 64, "learning_rate": RATES}
 PRESETS = {
     "smoke": SMALL | {"steps": 8, "seeds": 2, "batch": 16, "evaluations": 1, "learning_rate": (0.03,)},
@@ -68,9 +67,7 @@ CLAIMS = {
 
 def runs(preset, **overrides):
     """All nets at every rate, of the seed that chooses; where there is one rate, of all seeds."""
-    settings = PRESETS[preset] | overrides
-    several = len(settings["learning_rate"]) > 1
-    return gf.variants(NETS, **(CHOOSING | settings | {"seeds": 1} if several else settings))
+    return gf.variants(NETS, **gf.choosing_settings(PRESETS[preset] | overrides))
 
 
 def further_runs(table, preset, **overrides):

@@ -2,7 +2,9 @@
 
 Simonyan and Zisserman (2014, arXiv:1409.1556) gain from depth up to 16 and 19 layers. They could not train the deeper
 nets from small random weights, filled them with parts of the trained 11-layer net, and found afterwards that Glorot's
-initialisation makes that unnecessary (section 3.1). The gradient at step 1 says why.
+initialisation makes that unnecessary (section 3.1). The gradient at step 1 says why. Each net is judged at its own best
+learning rate of a grid: the first seed is run at every rate and chooses, by the error on held-out training images; the
+others are run at the chosen rate and are judged.
 """
 
 import gradflow as gf
@@ -10,13 +12,14 @@ import gradflow as gf
 STEPS = 400  # what shorter trainings end with decides nothing
 BY = ("depth", "initialisation")
 INITIALISATIONS = ("normal(0.01)", "normal(0.1)", "glorot", "he")
+RATES = (0.006, 0.02, 0.06)
 PRESETS = {
-    "smoke": {"steps": 10, "seeds": 2, "batch": 16, "width": 4, "evaluations": 1}
+    "smoke": {"steps": 10, "seeds": 2, "batch": 16, "width": 4, "evaluations": 1, "learning_rate": (0.02,)}
     | {"depth": (11, 19), "initialisation": ("normal(0.01)", "glorot")},
-    "default": {"steps": STEPS, "seeds": 3, "batch": 64, "width": 16},
-    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True},
+    "default": {"steps": STEPS, "seeds": 3, "batch": 64, "width": 16, "learning_rate": RATES},
+    "full": {"steps": 60_000, "seeds": 3, "batch": 128, "augment": True, "learning_rate": RATES, "validation": 5_000},
 }
-NET = {"net": "vgg", "normalisation": "none", "learning_rate": 0.02, "dropout": 0.0}
+NET = {"net": "vgg", "normalisation": "none", "dropout": 0.0}
 DEPTHS = (11, 13, 16, 19)
 PAPER = "Simonyan and Zisserman 2014"
 CLAIMS = {
@@ -57,13 +60,20 @@ CLAIMS = {
 
 
 def runs(preset, **overrides):
-    """Every depth from every initialisation."""
+    """Every depth from every initialisation at every rate; where there is one rate, of all seeds."""
     several = [NET | {"depth": depth, "initialisation": name} for depth in DEPTHS for name in INITIALISATIONS]
-    return gf.variants(several, **(PRESETS[preset] | overrides))
+    return gf.variants(several, **gf.choosing_settings(PRESETS[preset] | overrides))
+
+
+def further_runs(table, preset, **overrides):
+    """The same at the best rate of each, of the seeds that are judged, on the test set."""
+    seeds = (PRESETS[preset] | overrides)["seeds"]
+    return gf.runs_at_best_rates(runs(preset, **overrides), table, BY, seeds=seeds, validation=0)
 
 
 def verdict(table):
-    """Final training errors, and the slope of the gradient at the start, seed by seed."""
+    """Final training errors, and the slope of the gradient at the start, seed by seed, each net at its best rate."""
+    rates, table = gf.rates_in_words(table, BY), gf.at_best_rates(table, BY)
     train, test = (gf.final_error(table, f"{kind}_error", BY) for kind in ("train", "test"))
     slope, deepest, steps = gf.gradient_slope(table, 1, BY), int(table.depth.max()), int(table.steps.min())
 
@@ -77,7 +87,10 @@ def verdict(table):
         "helps": gf.difference(of(train, 16, "he"), of(train, 11, "he")),
     }
     findings = tuple(gf.judge(claim, numbers[name], steps) for name, claim in CLAIMS.items())
-    facts = {}
+    facts = {
+        f"best rate, {initialisation}": {str(depth): rate for depth, rate in some.droplevel("initialisation").items()}
+        for initialisation, some in rates.groupby("initialisation")
+    }
     for name, series in (("final training error", train), ("final test error", test), ("slope at step 1", slope)):
         mean = series.groupby(["initialisation", "depth"]).mean()
         for initialisation in mean.index.unique(0):
@@ -92,6 +105,7 @@ def verdict(table):
 
 def figure(table, verdict):
     """Error against depth, and the gradient at step 1, by initialisation."""
+    table = gf.at_best_rates(table, BY)
     note = gf.plot.caption(table)
     panels = {}
     for kind in ("train", "test"):

@@ -8,6 +8,8 @@ from .analyses.unrolling import unroll as unroll
 from .claims.diagnosis import diagnose as diagnose
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
+from .claims.rates import choosing_settings as choosing_settings
+from .claims.rates import rates_in_words as rates_in_words
 from .claims.rates import runs_at_best_rates as runs_at_best_rates
 from .claims.regime import gradient_decades as gradient_decades
 from .claims.regime import gradient_regime as gradient_regime

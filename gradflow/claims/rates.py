@@ -5,7 +5,7 @@ to choose is judged too well; and where each is judged at the rate that the othe
 independent: in a simulation, tests/claims/test_rates.py, that decides twice as often as it may.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,14 +19,28 @@ Frame = Any
 Series = Any
 
 
-def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
-    """The learning rate of a grid with the lowest `test_error`, averaged over the seeds that choose.
+def choosing_settings(settings: Mapping[str, Any], validation: int = 200) -> dict[str, Any]:
+    """The settings of the runs that choose a rate for each net: one seed of them, at every one of `learning_rate`.
 
-    Of equal rates the lowest. Indexed by the settings `by`. A net that was run at a single rate has that one. Raises
-    `BadInput` where a rate is to be chosen and no images were held out: on the test set nothing may be chosen.
+    It chooses on held-out images: `validation` of them, where `settings` do not say how many. Where `learning_rate` is
+    a single one there is nothing to choose, and the settings are what they were. `settings` are those of `grid` or
+    `variants`, with a tuple of rates; the runs that are judged are those of `runs_at_best_rates`.
+    """
+    if len(settings["learning_rate"]) == 1:
+        return dict(settings)
+    return {"validation": validation, **settings, "seeds": 1}
+
+
+def best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
+    """The learning rate of a grid with the lowest `score`, averaged over the seeds that choose.
+
+    By default the score is the error on held-out images, `final_error(table, "test_error")`; another one has a number
+    for each run, indexed by the settings `by`, the learning rate and the seed. Of equal rates the lowest. Indexed by
+    the settings `by`. A net that was run at a single rate has that one. Raises `BadInput` where a rate is to be chosen
+    and no images were held out: on the test set nothing may be chosen.
     """
     keys = [*by, "learning_rate"]
-    error = final_error(table, "test_error", keys)
+    error = final_error(table, "test_error", keys) if score is None else score
     chooses = _chooses(with_values(table, by), by)
     if chooses and not (table.loc[table["seed"].isin(chooses), "validation"] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
@@ -36,16 +50,32 @@ def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
     return means.dropna(how="all").idxmin(axis=1).rename("learning_rate")
 
 
-def at_best_rates(table: Frame, by: Sequence[str] = TWINS) -> Frame:
+def rates_in_words(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
+    """The rates of `best_rates` as text, which says where one is an end of its grid: a better one may lie beyond."""
+    best = best_rates(table, by, score)
+    tried = with_values(table, by).groupby(list(by))["learning_rate"].agg(["min", "max"]).reindex(best.index)
+    words = best.map("{:g}".format)
+    several = tried["min"] < tried["max"]
+    words = words.where(~several | (best > tried["min"]), words + " (the lowest tried)")
+    return words.where(~several | (best < tried["max"]), words + " (the highest tried)")
+
+
+def at_best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Frame:
     """The rows of the runs that are judged: those at the rate of `best_rates`, of the seeds that did not choose it."""
-    best, known = best_rates(table, by), with_values(table, by)
+    best, known = best_rates(table, by, score), with_values(table, by)
     index = pd.MultiIndex.from_frame(known[list(by)]) if len(by) > 1 else pd.Index(known[by[0]])
     judged = known["learning_rate"].to_numpy() == best.reindex(index).to_numpy()
     return table[judged & ~table["seed"].isin(_chooses(known, by)).to_numpy()]
 
 
 def runs_at_best_rates(
-    choosing: Sequence[Run], table: Frame, by: Sequence[str] = TWINS, *, seeds: int, **changes: Any
+    choosing: Sequence[Run],
+    table: Frame,
+    by: Sequence[str] = TWINS,
+    score: Series | None = None,
+    *,
+    seeds: int,
+    **changes: Any,
 ) -> list[Run]:
     """The runs that are judged: those of `choosing` at the rate of `best_rates`, from the next `seeds` seeds.
 
@@ -53,7 +83,7 @@ def runs_at_best_rates(
     """
     if len({run.learning_rate for run in choosing}) == 1:
         return []
-    best, first = best_rates(table, by), 1 + max(run.seed for run in choosing)
+    best, first = best_rates(table, by, score), 1 + max(run.seed for run in choosing)
     found = []
     for run in choosing:
         values = ["" if (value := run.settings.get(name)) is None else value for name in by]

@@ -103,6 +103,38 @@ def test_where_no_net_and_no_rate_is_better_choosing_decides_at_most_in_five_per
     assert crossed / trials > 0.08
 
 
+def test_a_score_of_ones_own_chooses():
+    held_out = np.array([[[0.3], [0.1], [0.2]], [[0.1], [0.3], [0.2]]])
+    frame = table(held_out, 1 - held_out, further([0, 1], np.full((2, 2), 0.5)))
+    score = gf.final_error(frame, by=("net", "learning_rate"))  # the training error
+    assert gf.best_rates(frame, ("net",), score).to_dict() == {"plain": 0.01, "residual": 0.03}
+    assert set(gf.at_best_rates(frame, ("net",), score).learning_rate) == {0.01, 0.03}
+    choosing = gf.grid(seeds=1, net=NETS, depth=(8,), learning_rate=RATES, validation=(10,))
+    found = gf.runs_at_best_rates(choosing, frame, ("net",), score, seeds=1)
+    assert [(run.net, run.learning_rate, run.seed) for run in found] == [("plain", 0.01, 1), ("residual", 0.03, 1)]
+
+
+@pytest.mark.parametrize(
+    ("best", "words"), [(0, "0.01 (the lowest tried)"), (1, "0.03"), (2, "0.1 (the highest tried)")], ids=str
+)
+def test_a_best_rate_at_an_end_of_its_grid_says_so(best, words):
+    held_out = np.full((2, 3, 1), 0.2)
+    held_out[:, best] = 0.1
+    frame = table(held_out, held_out, further([best] * 2, np.full((2, 2), 0.5)))
+    assert set(gf.rates_in_words(frame, ("net", "depth"))) == {words}
+    single = frame[frame.learning_rate == RATES[best]]
+    assert set(gf.rates_in_words(single, ("net",))) == {f"{RATES[best]:g}"}
+
+
+def test_those_that_choose_are_one_seed_at_every_rate_on_held_out_images():
+    settings = {"net": "plain", "learning_rate": RATES, "seeds": 4, "steps": 10}
+    assert gf.choosing_settings(settings) == settings | {"seeds": 1, "validation": 200}
+    assert gf.choosing_settings(settings, validation=50)["validation"] == 50
+    assert gf.choosing_settings(settings | {"validation": 7})["validation"] == 7  # the user's own number
+    single = settings | {"learning_rate": (0.1,)}
+    assert gf.choosing_settings(single) == single
+
+
 def test_the_runs_that_are_judged_are_those_at_the_best_rate_from_the_next_seeds():
     held_out = np.array([[[0.3], [0.1], [0.2]], [[0.1], [0.3], [0.2]]])
     frame = table(held_out, held_out, np.full((2, 3, 0), 0.0))

@@ -20,6 +20,7 @@ from flax import nnx
 
 import gradflow as gf
 from gradflow.claims import experiment
+from gradflow.data import load
 from gradflow.nets.layers import atoms as layers
 from gradflow.nets.layers import pooling
 from gradflow.reports import report
@@ -28,6 +29,7 @@ from gradflow.runs import files, variation
 SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TWINS = ("degradation", "depth_sweep")
 MEASURED = ("overhead", "unrolling")  # these make their tables themselves: they have no runs
+TUNED = ("alexnet_ingredients", "degradation", "design_rules", "inception", "lineage", "nin_head", "vgg_depth")
 SMALLER: dict[str, tuple] = dict.fromkeys(
     TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1)
 )
@@ -175,6 +177,71 @@ def test_every_preset_has_legal_runs_of_as_many_seeds_as_decide(name, preset):
     if name in TWINS:
         assert {run.net for run in runs} >= {"plain", "residual"}
         assert preset != "full" or {run.steps for run in runs} <= {1, 64_000}  # the paper's
+
+
+def errors_of(runs: list[gf.Run], held_out: Callable, fast: Callable) -> Any:
+    """A table of these runs whose errors are low where `held_out(run)`, on the images held out, or `fast(run)` says."""
+    rows = []
+    for number, run in enumerate(runs):
+        common = run.settings | {"run": str(number), "status": "done", "classes": 10, "layer": "", "position": -1}
+        rows += [common | {"quantity": "test_error", "step": run.steps, "value": 0.1 if held_out(run) else 0.3}]
+        steps = range(1, 21)  # of which ten are the window of AlexNet's mark
+        rows += [
+            common | {"quantity": "train_error", "step": step, "value": 0.1 if fast(run) else 0.9} for step in steps
+        ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_each_net_is_judged_at_the_rate_that_its_first_seed_finds_best(name):
+    chosen = experiment.load(name)
+    first = experiment.make_runs(chosen, "default", {}, 3)
+    assert all(run.validation and run.seed == 0 for run in first)
+    net = lambda run: run.replace(learning_rate=1.0, validation=0, seed=0)  # noqa: E731
+    rates: dict[gf.Run, list[float]] = {}
+    for run in first:
+        rates.setdefault(net(run), []).append(run.learning_rate)
+    assert max(map(len, rates.values())) >= 3
+    best = {one: tried[place % len(tried)] for place, (one, tried) in enumerate(rates.items())}
+    fastest = {one: tried[(place + 1) % len(tried)] for place, (one, tried) in enumerate(rates.items())}
+    at = lambda of: lambda run: run.learning_rate == of[net(run)]  # noqa: E731
+    found = experiment.make_further_runs(chosen, errors_of(first, at(best), at(fastest)), "default", {}, 3)
+    by_speed = [run for run in found if name == "alexnet_ingredients" and run.validation]
+    by_error = [run for run in found if run not in by_speed]
+    assert all(map(at(fastest), by_speed))
+    assert all(map(at(best), by_error))
+    assert {run.validation for run in by_error} == ({200} if name == "degradation" else {0})
+    if name == "alexnet_ingredients":  # figure 1 is about speed, the ingredients are about errors
+        assert {run.activation for run in by_speed} == {"relu", "tanh", "sigmoid"}
+        assert {*map(net, by_error)} == {one for one in rates if one.activation == "relu"}
+    else:
+        assert {*map(net, by_error)} == {*rates}
+    for runs in filter(None, (by_speed, by_error)):
+        assert len(runs) == 3 * len({*map(net, runs)})
+        assert {run.seed for run in runs} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_at_a_single_rate_nothing_is_chosen_and_all_seeds_are_judged(name):
+    chosen = experiment.load(name)
+    given = {"learning_rate": (0.05,)}
+    runs = experiment.make_runs(chosen, "default", given, 3)
+    assert {run.learning_rate for run in runs} == {0.05}
+    assert {run.seed for run in runs} == {0, 1, 2}
+    assert {run.validation for run in runs} == ({200} if name == "degradation" else {0})
+    always = lambda run: True  # noqa: E731
+    assert experiment.make_further_runs(chosen, errors_of(runs, always, always), "default", given, 3) == []
+
+
+@pytest.mark.parametrize("name", ["degradation", "lineage"])
+def test_a_committed_page_is_of_the_runs_that_its_experiment_makes(name):
+    """By their names, which hold a hash of all that decides a run, the second round by the committed errors."""
+    frame = gf.load(ROOT / "results" / name, quantities=["train_error", "test_error"])
+    chosen = experiment.load(name)
+    runs = experiment.make_runs(chosen, "default", {}, None)
+    runs += experiment.make_further_runs(chosen, frame, "default", {}, None)
+    digest = load.digest("digits")
+    assert {run.folder_name(digest) for run in runs} == {*frame["run"]}
 
 
 def test_list_names_them_with_their_idea():
