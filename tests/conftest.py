@@ -110,7 +110,7 @@ SLOW = (
     "runs/test_run.py::test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_one_by_one",
     "experiments/test_overhead.py::test_the_first_readings_of_the_pytorch_twin_are_those_of_our_nets",
     "commands/test_bad_input.py::test_a_broken_record_is_one_line_with_the_way_out[status.json]",
-    "test_docs.py::",
+    "test_docs.py::test_the_code_of_a_page_runs",
     "watching/test_sharded.py::",
     "watching/test_own_loop.py::test_a_linen_model_is_trained_recorded_and_drawn",
     "watching/test_public_models.py::",
