@@ -22,7 +22,7 @@ class Positions(dict[str, int]):
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WatchedReading(Reading):
     """What was read at one step of a loop of the user's own; `values` as `{quantity: {name: float}}`.
 
@@ -138,7 +138,9 @@ def _unit(sink: jax.Array, point: Point) -> jax.Array:
 
 
 def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
-    """For each `quantity=tree` the norms of each layer's own arrays in the tree; nothing where it has none of them."""
+    """For each `quantity=tree` the norms of each layer's own arrays in the tree: nan of a layer that has none there, as
+    one that is not trained; nothing where no layer has.
+    """
     order = spec_of(plan).layers
     names = {f"{number}.{i}": name for number, layer in enumerate(plan.layers) for i, name in enumerate(layer.names)}
     short = {name: key for key, name in names.items()}
@@ -146,9 +148,10 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
     found = {}
     for quantity, tree in given.items():
         arrays = trees.layers(tree)
-        if order and all(layer.path in arrays for layer in plan.layers):
+        if any(layer.path in arrays for layer in plan.layers):
             rows = {
-                _joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)
+                _joined(i, len(layer.names)): _rows(arrays.get(layer.path, {}), layer)
+                for i, layer in enumerate(plan.layers)
             }
             found |= measure_weights(own, sinks.MANY, **{quantity: rows})
     return found
@@ -157,6 +160,8 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
 def _rows(arrays: Mapping[str, jax.Array], layer: Layer) -> dict[str, jax.Array]:
     """The arrays of a layer; of stacked ones with one leading axis for all of them, nan where it is not known."""
     count = len(layer.names)
+    if not arrays:
+        return {"none": jnp.full((count, 1) if count > 1 else 1, jnp.nan)}
     if count == 1:
         return dict(arrays)
     if layer.axis is None:
