@@ -44,8 +44,8 @@ def test_from_the_install_line_to_the_picture_of_a_model_of_ones_own_in_ten_line
     done = subprocess.run(fresh, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
-    *setup, call = source.rstrip().splitlines()
-    drawing, name = re.fullmatch(r"(.+)\.savefig\("(.+)"\)(?:  #.*)?", call).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    *setup, last = source.rstrip().splitlines()
+    drawing, saved = last.split(".savefig(")
     own: dict[str, Any] = {}
     exec("\n".join([*setup, f"figure = {drawing}"]), own)
     (curve,) = [line for line in own["figure"].axes[0].lines if len(line.get_xdata()) > 2]
@@ -53,11 +53,11 @@ def test_from_the_install_line_to_the_picture_of_a_model_of_ones_own_in_ten_line
     np.testing.assert_allclose(curve.get_ydata(), expected, rtol=1e-4)
     again = io.BytesIO()
     own["figure"].savefig(again, format="png")
-    assert (tmp_path / name).read_bytes() == again.getvalue(), "the picture is that of these points"
+    assert (tmp_path / saved.strip('")')).read_bytes() == again.getvalue(), "the picture is that of these points"
 
 
 def gradients_between(layers, batch, loss):
-    """sqrt(B) times the norm of the gradient behind each layer with weights and the activation after it."""
+    """sqrt(B) times the norm of the gradient at the output of each layer with weights."""
 
     def shifted(shifts):
         def model(x):

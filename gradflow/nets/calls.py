@@ -107,9 +107,11 @@ def modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
             yield "/".join(map(str, path)), module
 
 
-def parameters(module: nnx.Module) -> dict[str, jax.Array]:
+def parameters(module: nnx.Module) -> dict[str, Any]:
     """The parameters of a module and of what is in it, by their paths."""
-    return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
+    return {
+        "/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
+    }
 
 
 NNX = Marks(

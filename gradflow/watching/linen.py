@@ -20,7 +20,7 @@ def watched(model: Any, watcher: Any, outside: calls.Outside = None) -> Iterator
 
     def intercept(call: Callable[..., Any], arguments: tuple, keywords: dict, context: Any) -> Any:
         module = context.module
-        if others or not module.path and _is_another(module, model, outside):
+        if others or (not module.path and _is_another(module, model, outside)):
             others.append(module)
             try:
                 return call(*arguments, **keywords)

@@ -77,7 +77,7 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
         raise BadInput("the loss calls no module of the watched model: call the model in it, or mark values by gf.tap")
     flat = {found.path for found in search.found.values() if not _is_weighted(found, shapes)}
     weights = {found.path for found in search.found.values()} - flat
-    points, passed = _points(closed, search, weights)
+    points, passed = _points(closed, search, weights | watched.tied(shapes))
     _check_patterns(watched.points, [name for point in points for name in (*point.names, point.name)])
     chosen = [_chosen(watched, point) for point in points]
     _check_units(watched.residual, chosen)

@@ -89,8 +89,8 @@ def examples_of(arguments: Sequence[Any], params: Any) -> int | None:
     lengths = {length for one in arguments if (length := _first_length(one)) is not None and _kind(one) != kind}
     if len(lengths) > 1:
         raise BadInput(
-            f"the loss is given arrays of {' and of '.join(map(str, sorted(lengths)))} rows: say over how many examples "
-            "it is a mean, gf.watch(model, examples=...)"
+            f"the loss is given arrays of {' and of '.join(map(str, sorted(lengths)))} rows: say over how many examples it "
+            "is a mean, gf.watch(model, examples=...)"
         )
     return next(iter(lengths), None)
 

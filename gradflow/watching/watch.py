@@ -61,6 +61,18 @@ class Watched:
                 found.setdefault("/".join(names[:cut]), {})["/".join(names[cut:])] = tuple(jnp.shape(leaf))
         return found
 
+    def tied(self, shapes: Shapes) -> set[str]:
+        """The paths of modules with a matrix that is another one's as well, whose `nnx.Param` they share: they make the
+        net deeper, and their weights are those of the other one.
+        """
+        modules = self.marks.modules(self.model) if isinstance(self.model, nnx.Module) else ()
+        own = ((path, name, value) for path, module in modules for name, value in vars(module).items())
+        return {
+            path
+            for path, name, value in own
+            if isinstance(value, nnx.Param) and len(jnp.shape(value)) > 1 and name not in shapes.get(path, {})
+        }
+
     @contextlib.contextmanager
     def traced(self, tracker: Tracker, outside: calls.Outside) -> Iterator[None]:
         """Inside, the calls of the model are handed to the tracker, and nothing that was traced before is used.
