@@ -114,6 +114,8 @@ SLOW = (
     "watching/test_sharded.py::",
     "watching/test_own_loop.py::test_a_linen_model_is_trained_recorded_and_drawn",
     "watching/test_public_models.py::",
+    "watching/test_names.py::test_an_ensemble_that_is_the_whole_model_has_a_number_in_front",
+    "test_readme.py::test_from_the_install_line_to_the_picture_of_a_model_of_ones_own_in_ten_lines",
     "test_notebooks.py::test_models_of_a_users_own_are_watched_trained_recorded_and_drawn",
     "watching/test_equinox.py::test_names_and_numbers_are_those_of_the_same_net_in_nnx[checkpoint]",
     "watching/test_equinox.py::test_names_and_numbers_are_those_of_the_same_net_in_nnx[jit]",

@@ -67,7 +67,7 @@ def gradients_between(layers, batch, loss):
 
         return loss(model, batch)
 
-    gradients = jax.grad(shifted)([jax.numpy.zeros(batch.shape)] * len(layers))
+    gradients = jax.jit(jax.grad(shifted))([jax.numpy.zeros(batch.shape)] * len(layers))
     return [
         len(batch) ** 0.5 * float(jax.numpy.linalg.norm(gradient))
         for layer, gradient in zip(layers, gradients, strict=True)

@@ -88,9 +88,10 @@ def examples_of(arguments: Sequence[Any], params: Any) -> int | None:
     kind = _kind(params)
     lengths = {length for one in arguments if (length := _first_length(one)) is not None and _kind(one) != kind}
     if len(lengths) > 1:
+        given = " and of ".join(map(str, sorted(lengths)))
         raise BadInput(
-            f"the loss is given arrays of {' and of '.join(map(str, sorted(lengths)))} rows: say over how many examples it "
-            "is a mean, gf.watch(model, examples=...)"
+            f"the loss is given arrays of {given} rows: say over how many examples it is a mean by "
+            "gf.watch(model, examples=...)"
         )
     return next(iter(lengths), None)
 

@@ -98,17 +98,17 @@ def watch(
     The output of every module in it is a point, under the module's path (`blocks/0/attention/query`); a module's second
     use is `name@2`, part of an output that has several arrays `name.part`, and of layers that are one `nnx.scan` or
     `nnx.vmap` each has its number (`layers/3/mlp`). The model's own output is `output`, where the model has weights of
-    its own or no submodules. What `gf.tap` marks is a point as well.
+    its own or no submodules (`model output`, where a module is called `output`). What `gf.tap` marks is a point as well.
 
     Args:
         model: The model; it is not changed.
         points: Patterns (`fnmatch`) of the points to read, by default all; `!pattern` leaves out.
         residual: Patterns of the modules whose input comes back added to their output, where the identity and the
-            residual path are told apart; by default all of which the trace shows it.
+            residual path are told apart; by default all of which the trace shows it, with `[]` none.
         examples: B, over which the loss is a mean: readings are `sqrt(B) ||dL/dx||`. By default the length of the first
-            axis of the first array in the batch.
+            axis of the first array in the batch; models, their states and random keys are none.
 
-    Raises `BadInput` for what is no such model.
+    Raises `BadInput` for what is no such model, and where two modules of it have one path.
     """
     if not (isinstance(model, nnx.Module) or linen.is_module(model) or equinox.is_module(model)):
         legal = "a flax.nnx.Module, a flax.linen.Module or an equinox.Module"

@@ -134,7 +134,7 @@ def test_what_is_given_beside_the_batch_does_not_count_as_examples(beside):
 def test_arguments_of_different_lengths_are_asked_about():
     square = lambda params, statistics, x: jnp.mean(made(params)(x) ** 2)  # noqa: E731
     statistics = {"BatchNorm_0": {"mean": jnp.zeros(7)}}
-    said = r"arrays of 4 and of 7 rows: say over how many examples it is a mean, gf.watch\(model, examples=...\)"
+    said = r"arrays of 4 and of 7 rows: say over how many examples it is a mean by gf.watch\(model, examples=...\)"
     with pytest.raises(gf.BadInput, match=said) as refused:
         gf.value_and_grad(square, gf.watch(MODEL))(PARAMS, statistics, X)
     assert "\n" not in str(refused.value)
