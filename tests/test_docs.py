@@ -12,6 +12,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted({*DOCS.glob("*.md")} - {DOCS / "notebooks.md"})
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_has_no_code_that_no_test_runs(page):
+    text = page.read_text()
+    blocks = r"^```(.*)\n(?:.*\n)*?```$"
+    assert {*re.findall(blocks, text, re.M)} == {"python"}
+    assert not re.search(r"^(?: {4}|\t|~~~)", re.sub(blocks, "", text, flags=re.M), re.M)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path):
     blocks = re.findall(r"```python\n(.+?)```", page.read_text(), re.S)

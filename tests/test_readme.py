@@ -1,18 +1,24 @@
-"""What the README promises: its commands are those that CI runs, and its Python example runs."""
+"""What the README promises: its commands are those that CI runs, and its Python examples run."""
 
+import io
+import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from command_line import call
+from flax import nnx
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    (.+)$|```sh\n(.+?)\n```", README, re.M)
-EXAMPLE = re.search(r"```python\n(.+?)```", README, re.S)
+OWN = re.search(r"```python\n(.+?)```\n\n```sh\n(.+?)\n```", README, re.S)
+EXAMPLE = re.search(r"## Or from Python\n\n```python\n(.+?)```", README, re.S)
 
 
 def test_ci_runs_the_test_line_of_the_readme_to_the_letter():
@@ -24,6 +30,49 @@ def test_the_readme_has_a_figure_and_it_is_there():
     figures = re.findall(r"!\[.*?\]\((.+?)\)|<img src=\"(.+?)\"", README)
     assert figures
     assert all((ROOT / (one or other)).is_file() for one, other in figures)
+
+
+def test_from_the_install_line_to_the_picture_of_a_model_of_ones_own_in_ten_lines(tmp_path):
+    assert OWN
+    source, commands = OWN.groups()
+    lines = [line for line in (source + commands).splitlines() if line.strip()]
+    assert len(lines) <= 10
+    assert README[: OWN.end()].count("\n") <= 45, "on the first screen"
+    assert commands.split(" && ")[1:] == [".venv/bin/pip install -q .", ".venv/bin/python mine.py"]
+    (tmp_path / "mine.py").write_text(source)
+    fresh = [sys.executable, "-P", "-W", "error", "mine.py"]
+    done = subprocess.run(fresh, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    *setup, last = source.rstrip().splitlines()
+    drawing, saved = last.split(".savefig(")
+    own: dict[str, Any] = {}
+    exec("\n".join([*setup, f"figure = {drawing}"]), own)
+    (curve,) = [line for line in own["figure"].axes[0].lines if len(line.get_xdata()) > 2]
+    expected = gradients_between(own["model"].layers, own["batch"], own["loss"])
+    np.testing.assert_allclose(curve.get_ydata(), expected, rtol=1e-4)
+    again = io.BytesIO()
+    own["figure"].savefig(again, format="png")
+    assert (tmp_path / saved.strip('")')).read_bytes() == again.getvalue(), "the picture is that of these points"
+
+
+def gradients_between(layers, batch, loss):
+    """sqrt(B) times the norm of the gradient at the output of each layer with weights."""
+
+    def shifted(shifts):
+        def model(x):
+            for layer, shift in zip(layers, shifts, strict=True):
+                x = layer(x) + shift
+            return x
+
+        return loss(model, batch)
+
+    gradients = jax.jit(jax.grad(shifted))([jax.numpy.zeros(batch.shape)] * len(layers))
+    return [
+        len(batch) ** 0.5 * float(jax.numpy.linalg.norm(gradient))
+        for layer, gradient in zip(layers, gradients, strict=True)
+        if isinstance(layer, nnx.Linear)
+    ]
 
 
 def test_the_example_of_the_readme_runs_and_is_about_ten_lines(capsys):

@@ -9,6 +9,7 @@ import pandas as pd
 from gradflow.errors import BadInput
 from gradflow.reading import Reading
 from gradflow.runs import table
+from gradflow.watching.reading import WatchedReading
 
 Source = pd.DataFrame | str | Path | Reading | Iterable[Reading] | Mapping[str, Iterable[Reading]]
 
@@ -17,7 +18,8 @@ def as_table(source: Source) -> pd.DataFrame:
     """The long table of a source, with the columns that every figure needs.
 
     A table (`gradflow.load`) as it is; a results folder by its path; what `gf.train` or `gf.read` gave, a list or any
-    iterable, as one run; or several of these by name, which stands in the figure in the place of the net's.
+    iterable, as one run; or several of these by name, which stands in the figure in the place of the net's. Several
+    readings of a loop of the user's own, which do not know their step, are those of its first steps, in order.
     Raises `BadInput` for anything else.
     """
     if isinstance(source, pd.DataFrame):
@@ -43,5 +45,7 @@ def _of_run(name: str, readings: Any) -> pd.DataFrame:
         found.append(one)
     if not found:
         raise BadInput(f"cannot draw an empty list: {_LEGAL}")
-    frames = [reading.to_frame().assign(step=reading.step) for reading in found]
+    own = len(found) > 1 and all(isinstance(reading, WatchedReading) for reading in found)
+    steps = [number if own else reading.step for number, reading in enumerate(found, start=1)]
+    frames = [reading.to_frame().assign(step=step) for step, reading in zip(steps, found, strict=True)]
     return pd.concat(frames, ignore_index=True).assign(run=name, net=name, seed=0)

@@ -11,19 +11,20 @@ import inspect
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from gradflow.errors import BadInput
 from gradflow.hooks import Hook
 
-MARK = "_gradflow_path"
+MARK = "to_nnx__gradflow_path"  # so begins what `nnx.bridge.ToNNX` does not take for variables of its Linen module
 ROOT = "output"  # the name of a model's own output, where it has weights of its own or no submodules
 
 
@@ -52,6 +53,25 @@ class Marks:
     maker: tuple[Any, str]  # whose function of that name makes a model out of its parts
 
 
+Outside = frozenset[Any] | None  # the traces around the one that is watched; None where that is not asked
+
+
+def traces(tree: Any) -> frozenset[Any]:
+    """The traces that the arrays of a tree belong to."""
+    return frozenset(leaf._trace for leaf in jax.tree.leaves(tree) if isinstance(leaf, Tracer))
+
+
+def is_another(parameters: Any, outside: Outside) -> bool:
+    """Whether these are the parameters of another model of the same type, as a target net or a teacher is.
+
+    The loss is not differentiated by any of them: all are numbers, or of the traces around.
+    """
+    leaves = jax.tree.leaves(parameters)
+    if outside is None or not leaves:
+        return False
+    return all(not isinstance(leaf, Tracer) or leaf._trace in outside for leaf in leaves)
+
+
 @dataclass(frozen=True)
 class _Root:
     """The model that is watched: what is of its type and has no mark was made inside, and is marked when it is seen."""
@@ -59,10 +79,13 @@ class _Root:
     kind: type
     marks: Marks
     marked: list[Any]
+    outside: Outside
 
     def meet(self, module: Any) -> None:
         """Marks what is in a module, if it is the model."""
-        if ACTIVE.get() is not None and type(module) is self.kind and self.marks.read(module) is None:
+        if ACTIVE.get() is None or type(module) is not self.kind or self.marks.read(module) is not None:
+            return
+        if not is_another(self.marks.parameters(module), self.outside):
             self.marked.extend(mark(module, self.marks))
 
     def forget(self, part: Any) -> None:
@@ -84,9 +107,11 @@ def modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
             yield "/".join(map(str, path)), module
 
 
-def parameters(module: nnx.Module) -> dict[str, jax.Array]:
+def parameters(module: nnx.Module) -> dict[str, Any]:
     """The parameters of a module and of what is in it, by their paths."""
-    return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
+    return {
+        "/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
+    }
 
 
 NNX = Marks(
@@ -109,16 +134,17 @@ def mark(model: Any, marks: Marks = NNX) -> list[Any]:
 
 
 @contextlib.contextmanager
-def watched(model: Any, watcher: Watcher, marks: Marks = NNX) -> Iterator[None]:
+def watched(model: Any, watcher: Watcher, marks: Marks = NNX, outside: Outside = None) -> Iterator[None]:
     """Inside, the calls of modules with a mark are handed to the watcher: `__call__`, and other public methods that are
     given an array (`embed.attend(x)`).
 
-    A model of the same type that has none, because it was merged inside, is marked when it is called or merged.
+    A model of the same type that has none, because it was merged inside, is marked when it is called or merged, unless
+    all its parameters are from `outside`.
     """
     found = {place for _, module in marks.modules(model) for place in _methods(module, marks)}
     wraps = {(kind, name): functools.partial(_by_watcher, is_call=name == "__call__") for kind, name in found}
     places = {**wraps, marks.maker: _marking}
-    root = _Root(type(model), marks, [])
+    root = _Root(type(model), marks, [], outside)
     active, outer = ACTIVE.set(watcher), _ROOT.set(root)
     try:
         with _wrapped(places):
@@ -213,15 +239,15 @@ def call_watched(net: nnx.Module, images: jax.Array, hook: Hook) -> Any:
     Raises `BadInput` where a module is called inside a transform, whose values a hook cannot take out of it.
     """
     mark(net)
-    with watched(net, _AtOutputs(hook)):
+    with watched(net, _AtOutputs(hook, root_name(path for path, _ in modules(net)))):
         return net(images)  # pyright: ignore[reportCallIssue]
 
 
 class _AtOutputs:
     """Hands the output of each module to a hook, under its path; the second use of a module is `name@2`."""
 
-    def __init__(self, hook: Hook):
-        self.hook, self.uses, self.stack = hook, Counter(), []
+    def __init__(self, hook: Hook, root: str):
+        self.hook, self.root, self.uses, self.stack = hook, root, Counter(), []
         self.outside = get_opaque_trace_state(convention="flax")
 
     def call(self, path: str, module: Any, call: Callable[..., Any], arguments: tuple, keywords: dict) -> Any:
@@ -233,7 +259,7 @@ class _AtOutputs:
         if not is_value(output) or not (path or is_point(module)):
             return output
         self.uses[path] += 1
-        name = path or ROOT
+        name = path or self.root
         return self.tap(name if self.uses[path] == 1 else f"{name}@{self.uses[path]}", output)
 
     def tap(self, name: str, x: jax.Array) -> jax.Array:
@@ -249,3 +275,11 @@ def is_point(root: Any, marks: Marks = NNX) -> bool:
     """Whether a model's own output is a point: it has weights of its own, or no submodules."""
     children = [module for path, module in marks.modules(root) if path]
     return not children or any(isinstance(value, nnx.Param) or is_value(value) for value in vars(root).values())
+
+
+def root_name(paths: Iterable[str]) -> str:
+    """The name of a model's own output: none of the paths of its modules."""
+    taken, name = {*paths}, ROOT
+    while name in taken:
+        name = f"model {name}"
+    return name

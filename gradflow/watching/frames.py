@@ -106,7 +106,7 @@ def numbered(path: str, stacked: list[tuple[tuple[str, ...], int]]) -> list[str]
         # Inner first, so that the place of an outer number does not move.
         name, cuts = path, sorted(((_cut(path, prefixes), k) for k, (prefixes, _) in enumerate(stacked)), reverse=True)
         for cut, k in cuts:
-            name = f"{name[:cut]}/{numbers[k]}{name[cut:]}".removeprefix("/")
+            name = f"{name[:cut]}/{numbers[k]}{name[cut:]}" if cut else f"{numbers[k]}/{name}"
         names.append(name)
     return names
 

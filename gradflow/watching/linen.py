@@ -11,11 +11,21 @@ from gradflow.nets import calls
 
 
 @contextlib.contextmanager
-def watched(watcher: Any) -> Iterator[None]:
-    """Inside, the calls of Linen modules are handed to the watcher, each under its path in the parameters."""
+def watched(model: Any, watcher: Any, outside: calls.Outside = None) -> Iterator[None]:
+    """Inside, the calls of the model's modules are handed to the watcher, each under its path in the parameters.
+
+    What another model calls is not, nor what this one does with parameters that are all from `outside`.
+    """
+    others = []  # that are being called
 
     def intercept(call: Callable[..., Any], arguments: tuple, keywords: dict, context: Any) -> Any:
         module = context.module
+        if others or (not module.path and _is_another(module, model, outside)):
+            others.append(module)
+            try:
+                return call(*arguments, **keywords)
+            finally:
+                others.pop()
         name, given = context.method_name, map(calls.is_value, (*arguments, *keywords.values()))
         if name != "__call__" and (name.startswith("_") or hasattr(linen.Module, name) or not any(given)):
             return call(*arguments, **keywords)
@@ -28,6 +38,13 @@ def watched(watcher: Any) -> Iterator[None]:
             yield
     finally:
         calls.ACTIVE.reset(active)
+
+
+def _is_another(module: Any, model: Any, outside: calls.Outside) -> bool:
+    """Whether what is called by the user is no copy of the model."""
+    if not isinstance(module, type(model)) and not isinstance(model, type(module)):
+        return True
+    return calls.is_another(module.variables.get("params", {}), outside)
 
 
 def parameters(tree: Any) -> dict[str, jax.Array]:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.errors import BadInput, nearest
-from gradflow.nets import dependencies
-from gradflow.nets.calls import ROOT
+from gradflow.nets import calls, dependencies
+from gradflow.nets.calls import Outside
 from gradflow.nets.dependencies import Passed
 from gradflow.watching.frames import numbered
 from gradflow.watching.tracker import Found, Search
@@ -58,35 +58,39 @@ class Plan:
     points: tuple[Point, ...]
     layers: tuple[Layer, ...]
     examples: int
+    outside: Outside  # see `calls.is_another`; None where the loss is not differentiated by the model's parameters
 
 
 def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: int | None) -> Plan:
     """Traces `loss(params) -> (loss, anything)` once. Raises `BadInput` for what cannot be watched, and says why."""
     shapes = watched.shapes(params)
-    search = Search(shapes, watched.root_is_point)
-    with watched.traced(search), in_one_line():
-        closed, (value, _) = jax.make_jaxpr(loss, return_shape=True)(params)
+    for outside in (calls.traces(params), None):
+        search = Search(shapes, watched.root_is_point(shapes))
+        with watched.traced(search, outside), in_one_line():
+            closed, value = jax.make_jaxpr(lambda params: loss(params)[0], return_shape=True)(params)
+        if search.called:
+            break
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise BadInput(f"the loss is {_described(value)}: legal is one number, the mean over the examples of a batch")
     _check_mean(closed, examples if watched.examples is None else None)
     if not search.found:
         raise BadInput("the loss calls no module of the watched model: call the model in it, or mark values by gf.tap")
-    flat = {_layer_of(found) for found in search.found.values() if not _is_weighted(found, shapes)}
-    weights = {_layer_of(found) for found in search.found.values()} - flat
-    points, passed = _points(closed, search, weights)
+    flat = {found.path for found in search.found.values() if not _is_weighted(found, shapes)}
+    weights = {found.path for found in search.found.values()} - flat
+    points, passed = _points(closed, search, weights | watched.tied(shapes))
     _check_patterns(watched.points, [name for point in points for name in (*point.names, point.name)])
     chosen = [_chosen(watched, point) for point in points]
     _check_units(watched.residual, chosen)
     found = tuple(point for point in chosen if point.chosen)
     if not found:
-        raise BadInput(f"the patterns {', '.join(watched.points or ())} leave no point to read")
+        raise BadInput(f"the patterns {[*(watched.points or ())]} leave no point to read")
     for point in found:
         _check_passed(point.found, passed[point.found.key])
-    return Plan(found, _layers(chosen, weights, search.frames.axes), watched.examples or examples or 1)
+    return Plan(found, _layers(chosen, weights, search.frames.axes), watched.examples or examples or 1, outside)
 
 
 def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point], dict[str, Passed]]:
-    weighted = {key for key, found in search.found.items() if _layer_of(found) in weights}
+    weighted = {key for key, found in search.found.items() if found.path in weights}
 
     def stacked(key: str, level: int) -> bool:
         scans = [frame for frame in search.found[key].frames if frame.kind == "scan"]
@@ -106,12 +110,12 @@ def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point]
 
 def _names(found: Sequence[Found]) -> dict[str, str]:
     """The name of each call. Of what was traced more often than it is used, the uses are counted."""
-    names: dict[str, str] = {}
+    root, names = calls.root_name(one.path for one in found), dict[str, str]()
     uses: Counter[str] = Counter()
     for one in found:
         if one.call not in names:
             uses[one.path] += 1
-            names[one.call] = one.path if uses[one.path] == 1 else f"{one.path}@{uses[one.path]}"
+            names[one.call] = (one.path or root) + (f"@{uses[one.path]}" if uses[one.path] > 1 else "")
     return names
 
 
@@ -129,7 +133,7 @@ def _point(found: Found, how: Passed, name: str, entered: Mapping[str, Any], rea
         tuple(one + part for one in names),
         tuple(how.position + sum(i * step for i, step in zip(at, moves, strict=True)) for at in numbers),
         (),
-        how.residual and found.path != ROOT and entered.get(found.call) == (found.shape, found.dtype),
+        how.residual and found.path != "" and entered.get(found.call) == (found.shape, found.dtype),
         read_at,
     )
 
@@ -141,22 +145,18 @@ def _indices(sizes: Sequence[int]) -> list[tuple[int, ...]]:
     return numbers
 
 
-def _layer_of(found: Found) -> str:
-    return "" if found.path == ROOT else found.path
-
-
 def _is_weighted(found: Found, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> bool:
     """Whether a module has a matrix, or more, of its own: a scale or a bias does not make a net deeper."""
     stacked = sum(frame.stacked for frame in found.frames)
-    own = shapes.get(_layer_of(found), {})
+    own = shapes.get(found.path, {})
     return any("/" not in name and len(shape) - stacked > 1 for name, shape in own.items())
 
 
 def _layers(points: Sequence[Point], weights: set[str], axes: Mapping[str, int | None]) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     for point in points:
-        path = _layer_of(point.found)
-        if path in weights and point.name.startswith(point.found.path) and "@" not in point.name:
+        path = point.found.path
+        if path in weights and point.name.startswith(path) and "@" not in point.name:
             part = point.found.key.removeprefix(point.found.call)
             names = tuple(name.removesuffix(part) for name in point.names)
             found.setdefault(path, Layer(path, names, point.positions, axes.get(path, 0)))
@@ -167,11 +167,11 @@ def _layers(points: Sequence[Point], weights: set[str], axes: Mapping[str, int |
 
 
 def matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a name is that of a pattern, and none of one that leaves it out."""
+    """Whether a name is that of a pattern, and none of one that leaves it out; with no patterns none is."""
     kept = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
     left = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     of = lambda some: any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in some)  # noqa: E731
-    return of(kept) and not of(left)
+    return bool(patterns) and of(kept) and not of(left)
 
 
 def _chosen(watched: Watched, point: Point) -> Point:

@@ -22,7 +22,7 @@ class Positions(dict[str, int]):
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WatchedReading(Reading):
     """What was read at one step of a loop of the user's own; `values` as `{quantity: {name: float}}`.
 
@@ -68,8 +68,21 @@ def reading(
     spec = spec_of(plan)
     arrays = {"loss": loss, **_flow(plan, spec, flow), **_paths(plan, spec, units)}
     arrays |= weight_norms(plan, weight_norm=params, gradient_norm=gradients)
-    whole = jnp.isfinite(jnp.concatenate([jnp.atleast_1d(loss), arrays.get("gradient_norm", jnp.zeros(0))]))
+    known = [i for i, layer in enumerate(_in_order(plan, spec)) if _is_known(layer, trees.layers(gradients))]
+    norms = arrays["gradient_norm"][jnp.asarray(known)] if known else jnp.zeros(0)
+    whole = jnp.isfinite(jnp.concatenate([jnp.atleast_1d(loss), norms]))
     return WatchedReading(0, spec, arrays | {"finite": jnp.all(whole)})
+
+
+def _in_order(plan: Plan, spec: ReadingSpec) -> list[Layer]:
+    """The layer of each of the names."""
+    layers = {name: layer for layer in plan.layers for name in layer.names}
+    return [layers[name] for name in spec.layers]
+
+
+def _is_known(layer: Layer, arrays: Mapping[str, Any]) -> bool:
+    """Whether a layer's norms are: it has arrays there, and it is known along which axis several layers lie in them."""
+    return layer.path in arrays and (len(layer.names) == 1 or layer.axis is not None)
 
 
 def _flow(plan: Plan, spec: ReadingSpec, flow: Mapping[str, sinks.Sink]) -> dict[str, Any]:
@@ -138,7 +151,9 @@ def _unit(sink: jax.Array, point: Point) -> jax.Array:
 
 
 def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
-    """For each `quantity=tree` the norms of each layer's own arrays in the tree; nothing where it has none of them."""
+    """For each `quantity=tree` the norms of each layer's own arrays in the tree: nan of a layer that has none there, as
+    one that is not trained; nothing where no layer has.
+    """
     order = spec_of(plan).layers
     names = {f"{number}.{i}": name for number, layer in enumerate(plan.layers) for i, name in enumerate(layer.names)}
     short = {name: key for key, name in names.items()}
@@ -146,19 +161,17 @@ def weight_norms(plan: Plan, **given: Any) -> dict[str, jax.Array]:
     found = {}
     for quantity, tree in given.items():
         arrays = trees.layers(tree)
-        if order and all(layer.path in arrays for layer in plan.layers):
-            rows = {
-                _joined(i, len(layer.names)): _rows(arrays[layer.path], layer) for i, layer in enumerate(plan.layers)
-            }
+        if any(layer.path in arrays for layer in plan.layers):
+            rows = {_joined(i, len(layer.names)): _rows(arrays, layer) for i, layer in enumerate(plan.layers)}
             found |= measure_weights(own, sinks.MANY, **{quantity: rows})
     return found
 
 
-def _rows(arrays: Mapping[str, jax.Array], layer: Layer) -> dict[str, jax.Array]:
-    """The arrays of a layer; of stacked ones with one leading axis for all of them, nan where it is not known."""
+def _rows(arrays: Mapping[str, Mapping[str, jax.Array]], layer: Layer) -> dict[str, jax.Array]:
+    """The arrays of a layer; of stacked ones with one leading axis for all of them, nan where they are not known."""
     count = len(layer.names)
-    if count == 1:
-        return dict(arrays)
-    if layer.axis is None:
-        return {key: jnp.full((count, 1), jnp.nan, leaf.dtype) for key, leaf in arrays.items()}
-    return {key: jnp.moveaxis(leaf, layer.axis, 0).reshape(count, -1) for key, leaf in arrays.items()}
+    if not _is_known(layer, arrays):
+        return {"unknown": jnp.full((count, 1) if count > 1 else 1, jnp.nan)}
+    if count == 1 or layer.axis is None:
+        return dict(arrays[layer.path])
+    return {key: jnp.moveaxis(leaf, layer.axis, 0).reshape(count, -1) for key, leaf in arrays[layer.path].items()}

@@ -25,7 +25,7 @@ class Found:
     """One point, or one for each iteration of the scans and vmaps around it."""
 
     key: str  # path of the module, `@2` at its second use, `.carry` for a part of its output; or the tap's name
-    path: str  # of the module; of a tap its name
+    path: str  # of the module, empty of the model itself; of a tap its name
     frames: tuple[Frame, ...]
     shape: tuple[int, ...]  # in one iteration
     dtype: Any
@@ -45,7 +45,7 @@ class Tracker:
 
     def __init__(self, shapes: Shapes, root: bool):
         self.shapes, self.root = shapes, root  # whether the model's own output is a point
-        self.frames, self.stack = Frames(), []
+        self.frames, self.stack, self.called = Frames(), [], False
 
     def visit(self, key: str, path: str, call: str, x: jax.Array) -> jax.Array:
         """`x`, the value of the point `key`."""
@@ -65,6 +65,7 @@ class Tracker:
         parameters: Callable[[], dict[str, Any]] | None = None,
     ) -> Any:
         """A module's call: see `calls.Watcher`. `parameters` are those of the module, as they are inside."""
+        self.called = True
         outer = self.stack[-1] if self.stack and self.stack[-1].path == path else None
         if outer and outer.frames == len(self.frames):  # its own `super().__call__`
             return call(*arguments, **keywords)
@@ -106,14 +107,14 @@ class Tracker:
     def _outputs(self, this: _Call, output: Any) -> Any:
         """The output, each of whose values is a point."""
         if is_value(output):
-            return self.visit(this.key, this.path or ROOT, this.key, output)
+            return self.visit(this.key, this.path, this.key, output)
         leaves, tree = jax.tree_util.tree_flatten_with_path(output, is_leaf=_is_whole)
         several = sum(is_value(leaf) for _, leaf in leaves) > 1
         found = []
         for at, leaf in leaves:
             if is_value(leaf):
                 part = jax.tree_util.keystr(at, simple=True, separator=".")
-                leaf = self.visit(f"{this.key}.{part}" if several else this.key, this.path or ROOT, this.key, leaf)
+                leaf = self.visit(f"{this.key}.{part}" if several else this.key, this.path, this.key, leaf)
             found.append(leaf)
         return jax.tree.unflatten(tree, found)
 

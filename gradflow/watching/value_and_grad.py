@@ -1,6 +1,6 @@
 """The gradient of a loss of the user's own, and a reading of it: one forward and one backward pass for both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +53,8 @@ def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[s
         )
     if getattr(read, "shape", ()) != () or isinstance(read, str):
         raise BadInput(f"read {repr(read)[:60]} is not legal: it is True, False or one of them in an array")
-    plan = plans.plan(watched, given.loss, given.params, examples_of(arguments, keywords))
+    examples = watched.examples or examples_of((*arguments, *keywords.values()), given.params)
+    plan = plans.plan(watched, given.loss, given.params, examples)
     if isinstance(read, jax.Array) or read:
         (loss, (aux, states)), gradients, found = _read(watched, plan, given, read)
     else:
@@ -78,24 +79,54 @@ def _unread(watched: Watched, plan: plans.Plan, given: Pure, loss: jax.Array) ->
     return WatchedReading(0, shapes.spec, {**nothing, "loss": loss, "finite": jnp.isfinite(loss)})
 
 
-def examples_of(arguments: tuple, keywords: Mapping[str, Any]) -> int | None:
-    """The length of the first axis of the first array among the arguments, models and their states apart."""
-    apart = lambda x: equinox.is_module(x) or equinox.is_state(x)  # noqa: E731
-    for leaf in jax.tree.leaves((arguments, dict(keywords)), is_leaf=apart):
-        if not apart(leaf) and getattr(leaf, "shape", ()) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+def examples_of(arguments: Sequence[Any], params: Any) -> int | None:
+    """The length of the first axis of each argument's first array: models, their states and random keys apart, and what
+    is like the parameters, as those of a target net are.
+
+    Raises `BadInput` where the arguments do not agree.
+    """
+    kind = _kind(params)
+    lengths = {length for one in arguments if (length := _first_length(one)) is not None and _kind(one) != kind}
+    if len(lengths) > 1:
+        given = " and of ".join(map(str, sorted(lengths)))
+        raise BadInput(
+            f"the loss is given arrays of {given} rows: say over how many examples it is a mean by "
+            "gf.watch(model, examples=...)"
+        )
+    return next(iter(lengths), None)
+
+
+def _kind(tree: Any) -> tuple[Any, list[Any]]:
+    return jax.tree.structure(tree), [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)]
+
+
+def _first_length(argument: Any) -> int | None:
+    for leaf in jax.tree.leaves(argument, is_leaf=_is_no_batch):
+        if getattr(leaf, "shape", ()) and not (_is_no_batch(leaf) or _is_key(leaf)):
             return leaf.shape[0]
     return None
 
 
+def _is_no_batch(x: Any) -> bool:
+    """Whether it is a model, or its state."""
+    return isinstance(x, nnx.Pytree | nnx.State) or equinox.is_module(x) or equinox.is_state(x)
+
+
+def _is_key(x: Any) -> bool:
+    """Whether it is a random key, of which those of `jax.random.PRNGKey` are two integers."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or (x.shape == (2,) and x.dtype == jnp.uint32)
+
+
 def _read(watched: Watched, plan: plans.Plan, given: Pure, read: Any) -> Any:
-    shapes, root = watched.shapes(given.params), watched.root_is_point
+    shapes = watched.shapes(given.params)
+    root = watched.root_is_point(shapes)
     flow = {point.read_at: _sink(point, read) for point in plan.points}
     units = {point.found.call: _unit_sink(point, read) for point in plan.points if point.unit}
     frames = {point.found.call: (point.found.dtype, len(point.sizes)) for point in plan.points}
 
     def loss(params, flow, units):
         reader = Reader(shapes, root, flow, {key: (sink, *frames[key]) for key, sink in units.items()})
-        with watched.traced(reader):
+        with watched.traced(reader, plan.outside):
             found = given.loss(params)
         if missed := [key for key in flow if key not in reader.met]:
             raise BadInput(f"the point {missed[0]!r} was passed in one trace of the loss and not in the next one")

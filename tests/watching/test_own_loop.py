@@ -364,6 +364,41 @@ def test_a_linen_model_is_trained_recorded_and_drawn(tmp_path, linen_reading):
     assert call("plot", tmp_path).code == 0
 
 
+def test_what_the_loss_returns_beside_may_be_anything():
+    model = Mlp(nnx.Rngs(0))
+    loss = lambda model, x: (square_loss(model, x), {"name": "mlp", "none": None, "output": model(x)})  # noqa: E731
+    graph, state = nnx.split(model)
+
+    def step(state):
+        grads = gf.value_and_grad(loss, gf.watch(model), has_aux=True)
+        (_, aux), _, _ = grads(nnx.merge(graph, state, copy=True), batches(1)[0])
+        assert (aux["name"], aux["none"]) == ("mlp", None)
+        return aux["output"]
+
+    assert jax.eval_shape(step, state).shape == (6, 8)  # nothing is compiled
+
+
+def test_where_part_of_a_model_is_trained_the_norms_of_the_others_are_not_known():
+    model = Mlp(nnx.Rngs(0))
+    head = nnx.All(nnx.Param, nnx.PathContains("narrow"))
+    grads = gf.value_and_grad(square_loss, gf.watch(model), wrt=head)
+    _, gradients, reading = nnx.jit(grads)(model, batches(1)[0])
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradients)))
+    assert reading.values["gradient_norm"] == pytest.approx({"wide": math.nan, "narrow": float(norm)}, nan_ok=True)
+    assert reading.finite
+    assert reading.values["activation_gradient_norm"]["wide"] > 0
+
+
+def test_the_readings_of_a_loop_are_drawn_step_by_step_and_are_one_line_each():
+    step = gf.recorded_step(Mlp(nnx.Rngs(0)), optax.sgd(0.1), square_loss)
+    readings = [step(batches(1)[0]) for _ in range(3)]
+    assert repr(readings[0]).startswith("<Reading of step 0: loss ")
+    assert len(repr(readings[0])) < 120
+    assert len(gf.plot.gradient_curves(readings).axes) == 3
+    assert len(gf.plot.gradient_curves(readings[0]).axes) == 1
+    gf.plot.film(readings)
+
+
 def test_what_is_logged_after_the_end_is_not_lost_without_a_word(tmp_path):
     with gf.record(tmp_path) as log:
         pass

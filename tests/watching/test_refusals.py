@@ -44,6 +44,7 @@ REFUSED = {
         "no point is called 'narow': did you mean 'narrow'",
     ),
     "patterns that leave nothing": ({"points": ["!*"]}, mean_loss, "leave no point to read"),
+    "no patterns": ({"points": []}, mean_loss, r"the patterns \[\] leave no point to read"),
     "a residual that is none": ({"residual": ["wide"]}, mean_loss, "'wide' has no identity path"),
     "a residual that is not there": ({"residual": ["bloks"]}, mean_loss, "no point is called 'bloks'"),
     "two points of one name": ({}, twice_one_name, "two points are called 'wide'"),

@@ -254,6 +254,7 @@ def test_residual_paths_are_those_of_the_two_paths_apart():
     assert values["path_cosine"]["layers/0"] == pytest.approx(float(cosine), abs=1e-5)
     only = read(stack, x, square_loss, residual=["layers/2"]).values
     assert list(only["path_cosine"]) == ["layers/2"]
+    assert "path_cosine" not in read(stack, x, square_loss, residual=[]).values
     with pytest.raises(BadInput, match="'layers/0/mlp' has no identity path"):
         read(stack, x, square_loss, residual=["layers/0/mlp"])
 
