@@ -6,37 +6,47 @@ independent: in a simulation, tests/claims/test_rates.py, that decides twice as 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
+from gradflow import ranges
+from gradflow.claims import columns
 from gradflow.claims.statistics import TWINS, final_error, with_values
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 from gradflow.runs.settings import Run
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
+Rated = Annotated[Any, columns.needs(*columns.READING, "status", "learning_rate")]
 
 
-def best_rates(table: Frame, by: Sequence[str] = TWINS) -> Series:
+@checked
+def best_rates(table: Rated, by: Sequence[str] = TWINS) -> Series:
     """The learning rate of a grid with the lowest `test_error`, averaged over the seeds that choose.
 
     Of equal rates the lowest. Indexed by the settings `by`. A net that was run at a single rate has that one. Raises
     `BadInput` where a rate is to be chosen and no images were held out: on the test set nothing may be chosen.
     """
+    columns.one_or_more(by)
     keys = [*by, "learning_rate"]
     error = final_error(table, "test_error", keys)
     chooses = _chooses(with_values(table, by), by)
-    if chooses and not (table.loc[table["seed"].isin(chooses), "validation"] > 0).all():
+    held_out = table["validation"] if "validation" in table else pd.Series(0, table.index)
+    if chooses and not (held_out[table["seed"].isin(chooses)] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
     # Where nobody chooses there is one rate a net, which needs no error to be the best.
     choosing = error[error.index.get_level_values("seed").isin(chooses)] if chooses else error.fillna(1)
-    means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1)
-    return means.dropna(how="all").idxmin(axis=1).rename("learning_rate")
+    means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1).dropna(how="all")
+    if means.empty:
+        raise BadInput("no run of this table has a test_error: there is nothing to choose a rate by")
+    return means.idxmin(axis=1).rename("learning_rate")
 
 
-def at_best_rates(table: Frame, by: Sequence[str] = TWINS) -> Frame:
+@checked
+def at_best_rates(table: Rated, by: Sequence[str] = TWINS) -> Frame:
     """The rows of the runs that are judged: those at the rate of `best_rates`, of the seeds that did not choose it."""
     best, known = best_rates(table, by), with_values(table, by)
     index = pd.MultiIndex.from_frame(known[list(by)]) if len(by) > 1 else pd.Index(known[by[0]])
@@ -44,20 +54,25 @@ def at_best_rates(table: Frame, by: Sequence[str] = TWINS) -> Frame:
     return table[judged & ~table["seed"].isin(_chooses(known, by)).to_numpy()]
 
 
+@checked
 def runs_at_best_rates(
-    choosing: Sequence[Run], table: Frame, by: Sequence[str] = TWINS, *, seeds: int, **changes: Any
+    choosing: Sequence[Run], table: Rated, by: Sequence[str] = TWINS, *, seeds: int, **changes: Any
 ) -> list[Run]:
     """The runs that are judged: those of `choosing` at the rate of `best_rates`, from the next `seeds` seeds.
 
     `changes` are settings in which they differ from those that choose. None where nothing was to be chosen.
     """
-    if len({run.learning_rate for run in choosing}) == 1:
+    seeds = ranges.whole("seeds", seeds)
+    if len({run.learning_rate for run in choosing}) <= 1:
         return []
     best, first = best_rates(table, by), 1 + max(run.seed for run in choosing)
     found = []
     for run in choosing:
         values = ["" if (value := run.settings.get(name)) is None else value for name in by]
-        if run.learning_rate == best[tuple(values) if len(values) > 1 else values[0]]:
+        own = tuple(values) if len(values) > 1 else values[0]
+        if own not in best.index:
+            raise BadInput(f"the table has no run of {run.name}: a rate is chosen by the runs that it has")
+        if run.learning_rate == best[own]:
             found += [run.replace(seed=first + seed, **changes) for seed in range(seeds)]
     return list(dict.fromkeys(found))
 
