@@ -1,7 +1,7 @@
 """The one exception that means: what you asked for cannot be. One line, what is wrong and what is legal."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ class BadInput(ValueError):
         super().__init__(plain(message))
 
 
+class WrongKind(BadInput):
+    """Raised for an argument of another kind than its function takes; of a user's own file the line is said as well."""
+
+
 class RunsFailed(BadInput):
     """Raised where every run of a sweep failed: there is nothing to publish. What each printed is in its folder."""
 
 
 def choose(what: str, name: Any, legal: Iterable[Any]) -> Any:
     """Returns `name` if it is among `legal`; raises `BadInput` that lists the legal names otherwise."""
-    if name not in legal:
+    if not isinstance(name, Hashable) or name not in legal:
         raise BadInput(f"unknown {what} {name!r}: choose one of {', '.join(map(str, legal))}")
     return name
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from gradflow.errors import BadInput
+from gradflow.errors import BadInput, WrongKind
 
 
 def read(path: Path) -> bytes:
@@ -45,9 +45,9 @@ def in_one_line(path: str | Path, what: str) -> Iterator[None]:
     """The user's own file may raise anything: that becomes a `BadInput` that says what, and where in the file."""
     try:
         yield
-    except (BadInput, KeyboardInterrupt):
-        raise
     except BaseException as error:
+        if isinstance(error, (BadInput, KeyboardInterrupt)) and not isinstance(error, WrongKind):
+            raise
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError) and error.filename == str(path):
             lines = [error.lineno]

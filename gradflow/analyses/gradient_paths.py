@@ -18,6 +18,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput
 from gradflow.hooks import no_hook
+from gradflow.kinds import checked
 from gradflow.training.read import check_batch
 from gradflow.training.step import loss_and_error
 
@@ -32,6 +33,7 @@ class GradientPaths(NamedTuple):
     error: float  # norm of the gradient minus the sum of the two, over the gradient's own where that is not 0
 
 
+@checked
 def gradient_paths(net: nnx.Module, images: Any, labels: Any) -> list[GradientPaths]:
     """The gradient at the input of every unit, split by equation 8 of He et al. 2016; by equation 5 where lambda is 1.
 

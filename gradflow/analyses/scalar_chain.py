@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 
 
 class ScalarChain(NamedTuple):
@@ -20,6 +21,7 @@ class ScalarChain(NamedTuple):
     total_gradient: tuple[float, ...]  # d total / d a_i: the same of 1 + a_j, so about 1 where factors are small
 
 
+@checked
 def scalar_chain(factors: Sequence[float]) -> ScalarChain:
     """The chain of the factors a_1 to a_n, in closed form (He et al. 2016, arXiv:1603.05027, equations 4 and 5).
 

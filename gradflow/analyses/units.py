@@ -15,6 +15,7 @@ from flax import nnx
 from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.hooks import STACK_MARK, no_hook
+from gradflow.training.read import as_images
 
 _ADDS = 1e-3  # of the output's norm: what is off by more is not rounding
 
@@ -44,7 +45,7 @@ def units_of(net: nnx.Module, images: Any) -> tuple[list[Unit], jax.Array]:
             "this net has no units to be taken one by one: legal are nets that name theirs in `units`, such as "
             "'plain', 'residual', 'mlp' and 'residual_mlp'"
         )
-    images = jnp.asarray(images, dtype=float)
+    images = as_images(images)
     if images.ndim != 4 or not images.size:
         raise BadInput(f"images {images.shape} are not legal: they are (batch, height, width, channel), one or more")
     held = nnx.clone(net)

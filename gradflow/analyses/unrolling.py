@@ -20,6 +20,7 @@ from gradflow.analyses import units
 from gradflow.analyses.units import Unit, units_of
 from gradflow.data import bounds
 from gradflow.errors import at_least
+from gradflow.kinds import checked
 
 
 class Sum(NamedTuple):
@@ -50,6 +51,7 @@ class Influence(NamedTuple):
     error: float  # of H + sum_i D_i for the first unit's input: how far it is from J_1, relative to that
 
 
+@checked
 def unroll(net: nnx.Module, images: Any) -> Sum:
     """The sum that the last activation of `net` is, for images `(batch, height, width, channel)`, used as they are.
 
@@ -82,6 +84,7 @@ def _add(graph, state, x, terms, i):
     return units.both(graph, state, x), carried.at[i].set(units.branch(graph, state, x))
 
 
+@checked
 def influence(net: nnx.Module, images: Any, probes: int | None = 8, seed: int = 0) -> Influence:
     """How strongly each unit's input acts on the activations that follow, for images used as they are.
 

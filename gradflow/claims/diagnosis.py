@@ -15,6 +15,7 @@ from gradflow.claims.regime import LEVEL
 from gradflow.claims.statistics import DEAD
 from gradflow.claims.symptoms import AROUND_ZERO, State, Symptoms, symptoms
 from gradflow.claims.theory import gradient_law
+from gradflow.kinds import checked
 from gradflow.runs import variation
 
 HEALTHY, UNKNOWN = "healthy", "not known"
@@ -41,6 +42,7 @@ class Cause:
     decades: float = math.nan
 
 
+@checked
 def diagnose(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     """What is likely wrong with the runs of a long table (`gradflow.load`): a row a setting, its seeds together.
 

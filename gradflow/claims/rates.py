@@ -6,19 +6,24 @@ independent: in a simulation, tests/claims/test_rates.py, that decides twice as 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
+from gradflow import ranges
+from gradflow.claims import columns
 from gradflow.claims.statistics import TWINS, final_error, with_values
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 from gradflow.runs.settings import Run
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
+Rated = Annotated[Any, columns.needs(*columns.READING, "status", "learning_rate")]
 
 
+@checked
 def choosing_settings(settings: Mapping[str, Any], validation: int = 200) -> dict[str, Any]:
     """The settings of the runs that choose a rate for each net: one seed of them, at every one of `learning_rate`.
 
@@ -31,7 +36,8 @@ def choosing_settings(settings: Mapping[str, Any], validation: int = 200) -> dic
     return {"validation": validation, **settings, "seeds": 1}
 
 
-def best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
+@checked
+def best_rates(table: Rated, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
     """The learning rate of a grid with the lowest `score`, averaged over the seeds that choose.
 
     By default the score is the error on held-out images, `final_error(table, "test_error")`; another one has a number
@@ -39,18 +45,23 @@ def best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None = N
     the settings `by`. A net that was run at a single rate has that one. Raises `BadInput` where a rate is to be chosen
     and no images were held out: on the test set nothing may be chosen.
     """
+    columns.one_or_more(by)
     keys = [*by, "learning_rate"]
     error = final_error(table, "test_error", keys) if score is None else score
     chooses = _chooses(with_values(table, by), by)
-    if chooses and not (table.loc[table["seed"].isin(chooses), "validation"] > 0).all():
+    held_out = table["validation"] if "validation" in table else pd.Series(0, table.index)
+    if chooses and not (held_out[table["seed"].isin(chooses)] > 0).all():
         raise BadInput("rates are chosen on held-out training images: let the runs have validation images, 1 or more")
     # Where nobody chooses there is one rate a net, which needs no error to be the best.
     choosing = error[error.index.get_level_values("seed").isin(chooses)] if chooses else error.fillna(1)
-    means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1)
-    return means.dropna(how="all").idxmin(axis=1).rename("learning_rate")
+    means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1).dropna(how="all")
+    if means.empty:
+        raise BadInput("no run of this table has a test_error: there is nothing to choose a rate by")
+    return means.idxmin(axis=1).rename("learning_rate")
 
 
-def rates_in_words(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
+@checked
+def rates_in_words(table: Rated, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
     """The rates of `best_rates` as text, which says where one is an end of its grid: a better one may lie beyond."""
     best = best_rates(table, by, score)
     tried = with_values(table, by).groupby(list(by))["learning_rate"].agg(["min", "max"]).reindex(best.index)
@@ -60,7 +71,8 @@ def rates_in_words(table: Frame, by: Sequence[str] = TWINS, score: Series | None
     return words.where(~several | (best < tried["max"]), words + " (the highest tried)")
 
 
-def at_best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None = None) -> Frame:
+@checked
+def at_best_rates(table: Rated, by: Sequence[str] = TWINS, score: Series | None = None) -> Frame:
     """The rows of the runs that are judged: those at the rate of `best_rates`, of the seeds that did not choose it."""
     best, known = best_rates(table, by, score), with_values(table, by)
     index = pd.MultiIndex.from_frame(known[list(by)]) if len(by) > 1 else pd.Index(known[by[0]])
@@ -68,9 +80,10 @@ def at_best_rates(table: Frame, by: Sequence[str] = TWINS, score: Series | None 
     return table[judged & ~table["seed"].isin(_chooses(known, by)).to_numpy()]
 
 
+@checked
 def runs_at_best_rates(
     choosing: Sequence[Run],
-    table: Frame,
+    table: Rated,
     by: Sequence[str] = TWINS,
     score: Series | None = None,
     *,
@@ -81,13 +94,17 @@ def runs_at_best_rates(
 
     `changes` are settings in which they differ from those that choose. None where nothing was to be chosen.
     """
-    if len({run.learning_rate for run in choosing}) == 1:
+    seeds = ranges.whole("seeds", seeds)
+    if len({run.learning_rate for run in choosing}) <= 1:
         return []
     best, first = best_rates(table, by, score), 1 + max(run.seed for run in choosing)
     found = []
     for run in choosing:
         values = ["" if (value := run.settings.get(name)) is None else value for name in by]
-        if run.learning_rate == best[tuple(values) if len(values) > 1 else values[0]]:
+        own = tuple(values) if len(values) > 1 else values[0]
+        if own not in best.index:
+            raise BadInput(f"the table has no run of {run.name}: a rate is chosen by the runs that it has")
+        if run.learning_rate == best[own]:
             found += [run.replace(seed=first + seed, **changes) for seed in range(seeds)]
     return list(dict.fromkeys(found))
 

@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.claims import columns
 from gradflow.claims.intervals import confidence_interval
-from gradflow.claims.statistics import TWINS, gradient_slope, with_values
+from gradflow.claims.statistics import TWINS, Layers, gradient_slope, with_values
+from gradflow.kinds import checked
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
-Frame = Any
 Series = Any
 LEVEL = 1.0  # decades from output to input: a gradient that changes by less is level
 
 
-def gradient_decades(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+@checked
+def gradient_decades(table: Layers, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """By how many decades the gradient falls over the whole net, indexed as `final_error`: its fitted slope times the
     depth, the layers between input and logits.
 
@@ -26,14 +28,17 @@ def gradient_decades(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> 
     return slope * rows.groupby([*by, "seed"])["position"].max().reindex(slope.index)
 
 
-def gradient_regime(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+@checked
+def gradient_regime(table: Layers, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """`vanishing`, `exploding`, `level` or `undecided` for each combination of the settings `by`: see `regime_of`.
 
     Raises `BadInput` for a step that was not recorded.
     """
+    columns.one_or_more(by)
     return gradient_decades(table, step, by).groupby(list(by)).apply(lambda decades: regime_of(list(decades)))
 
 
+@checked
 def regime_of(decades: Sequence[float]) -> str:
     """What the `gradient_decades` of several seeds say together, with an error rate of at most 5 %.
 

@@ -4,18 +4,28 @@ A table is the long one of `gradflow.load`. What has one number a run is indexed
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
-from gradflow.errors import BadInput
+from gradflow.claims import columns
+from gradflow.errors import BadInput, at_least
+from gradflow.kinds import checked
 from gradflow.measure import spine as spine_layers
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any
 Series = Any
+# The same with the columns that a statistic needs.
+Table = Annotated[Any, columns.needs()]
+Ends = Annotated[Any, columns.needs(*columns.READING, "status")]
+Rows = Annotated[Any, columns.needs(*columns.READING)]
+Runs = Annotated[Any, columns.needs("run", "seed")]
+Named = Annotated[Any, columns.needs(*columns.READING, "layer")]
+Layers = Annotated[Any, columns.needs(*columns.READING, "layer", "position")]
+BySeed = Annotated[Any, columns.by_seed]
 DEAD = 0.95  # times the loss of guessing: a net that never did better has learnt nothing
 _LEAST_STEPS = 50  # of a run that may be called dead for that: before, a batch or two decide
 TWINS = ("net", "depth", "normalisation")  # what tells the runs of a depth sweep apart
@@ -55,7 +65,8 @@ def _log_ratio(first: Series, last: Series) -> Any:
 # Of runs: one number each
 
 
-def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] = TWINS) -> Series:
+@checked
+def final_error(table: Ends, quantity: str = "train_error", by: Sequence[str] = TWINS) -> Series:
     """The error (a share, 0 to 1) at the end of each run, indexed by the settings `by` and the seed.
 
     For `train_error` the mean over the last tenth of the steps, as single batches are noisy; for others the last
@@ -66,7 +77,8 @@ def final_error(table: Frame, quantity: str = "train_error", by: Sequence[str] =
     return _final(table, quantity, by, chance(table))
 
 
-def final_loss(table: Frame, by: Sequence[str] = TWINS) -> Series:
+@checked
+def final_loss(table: Ends, by: Sequence[str] = TWINS) -> Series:
     """The training loss at the end of each run over that of guessing, ln(classes) nats, indexed as `final_error`.
 
     1 is what a net has that learnt nothing, and what a diverged one counts as. The mean over the last tenth of the
@@ -79,13 +91,14 @@ def final_loss(table: Frame, by: Sequence[str] = TWINS) -> Series:
 
 def _final(table: Frame, quantity: str, by: Sequence[str], guessing: Series) -> Series:
     # Of a large table only what is needed: a row a run, and of one quantity the columns that say whose it is.
+    columns.settings(table, by)
     keys = [*by, "seed"]
     ends = table.assign(guessing=guessing).loc[
         ~table["run"].duplicated(), [*dict.fromkeys([*keys, "status"]), "guessing"]
     ]
     everyone = with_values(ends, by).drop_duplicates().set_index(keys)
-    columns = [*dict.fromkeys(["run", "step", "value", *keys])]
-    rows = with_values(table.loc[table["quantity"] == quantity, columns], by)
+    kept = [*dict.fromkeys(["run", "step", "value", *keys])]
+    rows = with_values(table.loc[table["quantity"] == quantity, kept], by)
     last = rows.groupby("run")["step"].transform("max")
     rows = rows[rows["step"] == last if quantity == "test_error" else rows["step"] > 0.9 * last]
     final = rows.groupby(keys)["value"].mean().reindex(everyone.index)
@@ -93,12 +106,14 @@ def _final(table: Frame, quantity: str, by: Sequence[str], guessing: Series) -> 
     return final.where(everyone["status"].isin(["done", "diverged"])).sort_index()
 
 
-def chance(table: Frame) -> Series:
+@checked
+def chance(table: Table) -> Series:
     """The error (a share, 0 to 1) of guessing, 1 - 1 / classes, for each row; nan for a table without `classes`."""
     return 1 - 1 / table["classes"] if "classes" in table else pd.Series(math.nan, table.index)
 
 
-def fate(table: Frame) -> Series:
+@checked
+def fate(table: Ends) -> Series:
     """How each run ended, indexed by run: its status, or `dead`.
 
     Dead is a run that came to its end and learnt nothing: its gradients are all zero at the last step that has any, or
@@ -117,11 +132,13 @@ def fate(table: Frame) -> Series:
     return status.where((status != "done") | ~dead, "dead")
 
 
-def first_step(table: Frame, quantity: str, below: float, window: int, by: Sequence[str] = TWINS) -> Series:
+@checked
+def first_step(table: Rows, quantity: str, below: float, window: int, by: Sequence[str] = TWINS) -> Series:
     """The first step at which the mean of the last `window` readings of `quantity` is below `below`; nan for never.
 
     Indexed as `final_error`.
     """
+    at_least("window", window, 1)
     keys, table = [*by, "seed"], with_values(table, by)
 
     def find(rows: Frame) -> float:
@@ -132,20 +149,25 @@ def first_step(table: Frame, quantity: str, below: float, window: int, by: Seque
     return table[table["quantity"] == quantity].groupby(keys)[["step", "value"]].apply(find).sort_index()
 
 
-def reading_at(table: Frame, quantity: str, layer: str, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+@checked
+def reading_at(table: Named, quantity: str, layer: str, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """The reading of one layer at one step, indexed as `final_error`; of the whole net where `layer` is ""."""
     table = with_values(table, by)
     rows = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["step"] == step)]
     return rows.groupby([*by, "seed"])["value"].mean().sort_index()
 
 
-def run_column(table: Frame, column: str, by: Sequence[str] = TWINS) -> Series:
+@checked
+def run_column(table: Runs, column: str, by: Sequence[str] = TWINS) -> Series:
     """A column of the table of runs, such as `parameters` or `multiply_adds`, indexed as `final_error`."""
     runs = with_values(table, by).drop_duplicates("run")
+    if column not in runs or not pd.api.types.is_numeric_dtype(runs[column].dtype):
+        raise BadInput(f"the table has no column {column!r} of numbers")
     return runs.set_index([*by, "seed"])[column].astype(float).sort_index()
 
 
-def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+@checked
+def gradient_slope(table: Layers, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """The fitted slope of log10 gradient norm against position, in decades a layer, indexed as `final_error`.
 
     Positive: the gradient shrinks from output to input. Zeros and what is not finite are not fitted. Raises
@@ -161,25 +183,32 @@ def gradient_slope(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Se
     return with_values(spine(table, step), by).groupby([*by, "seed"])[["position", "value"]].apply(fit)
 
 
-def with_values(table: Frame, columns: Sequence[str]) -> Frame:
-    """The table with "" where a setting is missing, so that its rows can be grouped."""
-    return table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in columns})
+def with_values(table: Frame, by: Sequence[str]) -> Frame:
+    """The table with "" where a setting is missing, so that its rows can be grouped by these settings.
+
+    Raises `BadInput` where one of them is none.
+    """
+    columns.settings(table, by)
+    return table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in by})
 
 
 # Of settings: one number, or word, over all seeds
 
 
-def gradient_ratio(table: Frame, step: int = 1, by: Sequence[str] = TWINS) -> Series:
+@checked
+def gradient_ratio(table: Layers, step: int = 1, by: Sequence[str] = TWINS) -> Series:
     """By how much the gradient changes from output to input: its norm at the first unit over that at the last.
 
     The geometric mean over seeds, indexed by the settings `by`; nan where a norm is 0 or not finite. Raises `BadInput`
     for a step that was not recorded.
     """
+    columns.one_or_more(by)
     ends = with_values(spine(table, step), by).groupby([*by, "seed"])["value"].agg(["first", "last"])
     return ends.groupby(list(by))[["first", "last"]].apply(lambda rows: end_ratio(rows["first"], rows["last"]))
 
 
-def error_facts(table: Frame) -> dict[str, dict[str, float]]:
+@checked
+def error_facts(table: Ends) -> dict[str, dict[str, float]]:
     """The final training and test errors of each net, by depth and normalisation: means over seeds."""
     facts = {}
     for quantity in ("train_error", "test_error"):
@@ -193,12 +222,16 @@ def error_facts(table: Frame) -> dict[str, dict[str, float]]:
 # Seed by seed
 
 
-def per_seed(series: Series, **levels: Any) -> dict[int, float]:
+@checked
+def per_seed(series: BySeed, **levels: bool | float | str | None) -> dict[int, float]:
     """The numbers of one setting, by seed: `per_seed(slope, net="plain", depth=56, normalisation="none")`.
 
-    Raises `BadInput` when the levels do not pick one number a seed.
+    Raises `BadInput` when the levels do not pick one number a seed, or one is no setting that the numbers have.
     """
-    chosen = series[np.logical_and.reduce([series.index.get_level_values(name) == at for name, at in levels.items()])]
+    if unknown := [name for name in levels if name not in series.index.names]:
+        raise BadInput(f"these numbers have no setting {unknown[0]!r}, but {', '.join(map(str, series.index.names))}")
+    those = [series.index.get_level_values(name) == at for name, at in levels.items()]
+    chosen = series[np.logical_and.reduce([np.ones(len(series), bool), *those])]
     seeds = chosen.index.get_level_values("seed")
     if seeds.has_duplicates:
         names = ", ".join(map(str, series.index.names))
@@ -206,7 +239,8 @@ def per_seed(series: Series, **levels: Any) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(seeds, chosen, strict=True)}
 
 
-def difference(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
+@checked
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
     """`a - b`, seed by seed: twins and depths of one seed saw the same batches. A seed that only one has gives nan."""
     return {seed: a.get(seed, math.nan) - b.get(seed, math.nan) for seed in sorted({*a, *b})}
 
@@ -214,7 +248,8 @@ def difference(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
 # Of layers
 
 
-def spine(table: Frame, step: int, quantity: str = "activation_gradient_norm") -> Frame:
+@checked
+def spine(table: Layers, step: int, quantity: str = "activation_gradient_norm") -> Frame:
     """The readings on the spine of each run at one step, a row a reading, sorted by run and position.
 
     These are the units, or of a net without units the layers of its main path. Raises `BadInput` where there are none.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.claims import statistics
+from gradflow.claims import columns, statistics
 from gradflow.claims.geometry import Geometry, geometry
 from gradflow.claims.intervals import confidence_interval
 from gradflow.claims.regime import LEVEL, gradient_decades, regime_of
@@ -103,10 +103,8 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
     A setting that has no readings of gradients is left out. Raises `BadInput` for a table without any, or a step that
     was not recorded.
     """
-    if not hasattr(table, "columns"):
-        raise BadInput(f"a {type(table).__name__} cannot be diagnosed: legal is a table of gf.load")
-    if missing := [name for name in COLUMNS if name not in table]:
-        raise BadInput(f"the table cannot be diagnosed: it lacks the column {missing[0]}")
+    if wrong := columns.lacks(table, COLUMNS):
+        raise BadInput(f"the table cannot be diagnosed: it {wrong}")
     table = table if "status" in table else table.assign(status="done")
     rows = table[[*COLUMNS]]
     gradients = rows[rows["quantity"] == GRADIENT]

@@ -6,6 +6,7 @@ in decades a layer, as `gradient_slope` measures it: positive where the gradient
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow.errors import BadInput
+from gradflow import ranges
+from gradflow.errors import BadInput, at_least
+from gradflow.kinds import checked
 
 # The variance of a weight times the fan-in, at a gain of 1, for a layer whose input and output are equally wide.
 VARIANCES = {"he": 2.0, "glorot": 1.0, "lecun": 1.0, "orthogonal": 1.0}
@@ -46,13 +49,14 @@ COVERED = {"padding": ("circular",), "order": ("post",), "shortcut": ("A",), "fa
 COVERED |= {"pooling": ("stride",), "normalisation": ("none", "batch"), "activation": tuple(ACTIVATIONS)}
 
 
+@checked
 def check_law(**settings: Any) -> None:
     """Raises `BadInput` for a setting, one value or a tuple of several, of which `gradient_law` and `gradient_course`
     know nothing: before runs that are to be judged by them.
     """
     for name, value in settings.items():
         for one in value if isinstance(value, tuple) else (value,):
-            if one not in COVERED.get(name, (one,)):
+            if name in COVERED and not (isinstance(one, str) and one in COVERED[name]):
                 legal = " or ".join(COVERED[name])
                 raise BadInput(f"{name} {one} is not legal here: the laws that this experiment judges by need {legal}")
 
@@ -86,9 +90,13 @@ def weight_variance(initialisation: str, kernel: Sequence[int]) -> float | None:
 def _named(initialisation: str) -> tuple[str, float | None]:
     match = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", initialisation)
     kind, number = match.groups() if match else (initialisation, None)
-    return kind, None if number is None else float(number)
+    try:
+        return kind, None if number is None else float(number)
+    except ValueError:
+        raise BadInput(f"initialisation {initialisation!r} is not legal: in brackets stands a number") from None
 
 
+@checked
 def gradient_course(
     net: str,
     kernels: Sequence[Sequence[int]],
@@ -110,6 +118,10 @@ def gradient_course(
       arXiv:1902.08129), for the others the same derivation.
     - through a residual unit x <- phi(x + F) as `_units` says.
     """
+    if any(len(kernel) < 2 or min(kernel) < 1 for kernel in kernels) or not len(kernels):
+        raise BadInput(
+            "kernels are the shapes (..., in, out) of one layer or more, each two numbers or more, from 1 on"
+        )
     variances = [weight_variance(initialisation, kernel) for kernel in kernels]
     if activation not in ACTIVATIONS or normalisation not in ("none", "batch") or None in variances:
         return None
@@ -167,6 +179,7 @@ def _units(variances: Sequence[float], batch: bool, activation: str, kept: Seque
     return heights
 
 
+@checked
 def gradient_law(
     net: str,
     initialisation: str = "he",
@@ -207,10 +220,13 @@ def gradient_law(
 
 
 def _mean_slope(net: str, initialisation: str, normalisation: str, activation: str, depth: int) -> float | None:
+    at_least("depth", depth, 4 if net == "residual" else 3)  # a slope has two points
+    ranges.check("depth", depth)
     course = gradient_course(net, [(1, 1)] * depth, initialisation, normalisation, activation)
     return None if course is None else float(np.polyfit(list(course), list(course.values()), 1)[0])
 
 
+@checked
 def border_decades(sides: Sequence[int]) -> float:
     """By how many decades zero padding alone lessens the gradient's norm, for 3x3 layers on square maps.
 
@@ -219,6 +235,11 @@ def border_decades(sides: Sequence[int]) -> float:
     initialisation counts on: along one axis a pixel hands a third of its squared gradient to each neighbour that is
     there. With all edges joined (circular padding) nothing is lost. Norms are over all pixels of a map.
     """
+    if not len(sides) or min(sides) < 1 or any(after > before for before, after in itertools.pairwise(sides)):
+        raise BadInput(
+            f"sides {tuple(sides)} are not legal: they are one or more, from 1 on, and none is more than before"
+        )
+    ranges.check("image", int(sides[0]))
     # Squared gradient by pixel along one axis; the other axis has the same, so their product has the norm `sum`.
     gradient = np.full(sides[-1], 1 / sides[-1])
     for before, after in zip(sides[-2::-1], sides[:0:-1], strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 from gradflow import html_table
 from gradflow.claims.intervals import CONFIDENCE, confidence_interval, t_quantile, t_tail
 from gradflow.errors import BadInput, choose
+from gradflow.kinds import checked
 from gradflow.plain_text import plain
 
 PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = "PASS", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
@@ -21,6 +22,7 @@ _MOST_BITS = 10_000  # of an integer: Python writes no more than 4,300 digits
 _MOST_SEEDS = 1000  # beyond these nobody is told how many would decide
 
 
+@checked
 @dataclass(frozen=True)
 class Claim:
     """What a paper says, about one number, written down before the runs with its margin.
@@ -42,8 +44,6 @@ class Claim:
 
     def __post_init__(self):
         choose("side", self.side, [*SIDES])
-        if not all(isinstance(number, (int, float, np.number)) for number in (self.than, self.margin)):
-            raise BadInput(f"than {self.than!r} or margin {self.margin!r} is not legal: they are numbers")
         if not math.isfinite(self.than):
             raise BadInput(f"than {self.than} is not legal: it is a finite number")
         if (self.margin > 0) != (self.side in ("<=", "=")) or not math.isfinite(self.margin):
@@ -91,6 +91,7 @@ class Finding:
     missing: tuple[int, ...] = ()
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """All findings of an experiment, which are one family of claims.
@@ -102,13 +103,10 @@ class Verdict:
 
     title: str  # the finding in words, for the figure
     findings: tuple[Finding, ...]
-    facts: dict[str, Any] = field(default_factory=dict)  # what was seen beside the claims, not judged
+    facts: Mapping[Any, Any] = field(default_factory=dict)  # what was seen beside the claims, not judged
     judged: bool = True  # not where the runs were too short and few to be about any claim
 
     def __post_init__(self):
-        wrong = [one for one in (*self.findings,) if not isinstance(one, Finding)]
-        if wrong or not isinstance(self.title, str) or not isinstance(self.facts, Mapping):
-            raise BadInput("a verdict is a title, findings that `judge` returned, and facts, a dictionary")
         object.__setattr__(self, "facts", {str(name): _plain(value) for name, value in self.facts.items()})
         among = _holm(tuple(self.findings)) if self.judged else tuple(map(_not_judged, self.findings))
         object.__setattr__(self, "findings", among)
@@ -167,7 +165,8 @@ def interval(finding: Finding) -> str:
     return "none" if finding.interval is None else " to ".join(map(number, finding.interval))
 
 
-def judge(claim: Claim, per_seed: dict[int, float], steps: int) -> Finding:
+@checked
+def judge(claim: Claim, per_seed: Mapping[int, float], steps: float) -> Finding:
     """PASS if the interval lies where the claim says, FAIL if all of it lies elsewhere, INCONCLUSIVE otherwise.
 
     `steps` is the length of the shortest run behind the numbers. Inconclusive is also what has fewer seeds or steps

@@ -18,6 +18,7 @@ from typing import Any
 
 from gradflow.commands import compile_cache
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 
 _PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 # A compiled program as XLA prints it. No kernel is what gives a name or a view of memory, nor what starts other
@@ -38,6 +39,7 @@ class Stopwatch:
     where it cannot start.
     """
 
+    @checked
     def __init__(
         self,
         settings: Mapping[str, Any],
@@ -50,14 +52,17 @@ class Stopwatch:
         self.settings = dict(settings)
         # Compiling is timed, so nothing comes from the cache.
         variables = {**platform.child_environment(), compile_cache.ENABLED: "false", **(environment or {})}
-        self.process = subprocess.Popen(
-            [interpreter, "-P", *program, json.dumps(self.settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={name: value for name, value in variables.items() if value is not None},
-        )
+        try:
+            self.process = subprocess.Popen(
+                [interpreter, "-P", *program, json.dumps(self.settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={name: value for name, value in variables.items() if value is not None},
+            )
+        except (OSError, ValueError, TypeError) as error:  # no such program; a name or a setting that no process takes
+            raise BadInput(f"the process that makes steps of {self.settings} cannot start: {error}") from error
         self.ready = self._read_reply()
 
     def __enter__(self) -> "Stopwatch":

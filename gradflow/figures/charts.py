@@ -3,6 +3,7 @@
 `plot.py` draws what the tables say of themselves; here the caller brings the numbers, one a seed.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
+from gradflow.errors import BadInput, at_least
 from gradflow.figures import layout, style
 from gradflow.figures.drawing import drawing, tick_label
 from gradflow.figures.reach import depth_curves as depth_curves
@@ -38,8 +40,9 @@ def dots(
     `limits` puts a dashed line into the panels that it names: the number that a claim is about. `log`: all panels have
     a logarithmic axis.
     """
+    at_least("columns", columns, 1)
     lines = -(-len(panels) // columns)
-    height = 0.75 + 0.27 * max(len(rows) for rows in panels.values())
+    height = 0.75 + 0.27 * max((len(rows) for rows in panels.values()), default=0)
     figure, axes = layout.grid(lines, min(columns, len(panels)), height, title, note)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
@@ -130,8 +133,11 @@ def heat(
     and green below it, the darker the farther (by the logarithm), darkest at a distance of `span`: numbers and colours
     say the same, so that a map can be read in black and white. All maps have the rows and columns of the first.
     """
-    first = next(iter(panels.values()))
-    names, across = [*first], [*next(iter(first.values()))]
+    at_least("columns", columns, 1)
+    if not span > 0 or not math.isfinite(span):
+        raise BadInput(f"span {span} is not legal: it is a finite number above 0")
+    first = next(iter(panels.values()), {})
+    names, across = [*first], [*next(iter(first.values()), {})]
     height = 0.55 + 0.27 * len(names)
     figure, axes = layout.grid(-(-len(panels) // columns), columns, height, title, note, sharex=True, sharey=True)
     for ax in axes.flat[len(panels) :]:
@@ -140,7 +146,7 @@ def heat(
         for up, row in enumerate(names):
             for place, column in enumerate(across):
                 value = rows.get(row, {}).get(column, np.nan)
-                _cell(ax, place, up, value, form.format(value), (value - centre) / span)
+                _cell(ax, place, up, value, _written(form, value), (value - centre) / span)
         ax.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(names) - 0.5, -0.5))
         ax.set_xticks(range(len(across)), [*map(tick_label, across)])
         ax.set_yticks(range(len(names)), [*map(tick_label, names)])
@@ -150,6 +156,13 @@ def heat(
         net = re.split("[,-]", panel)[0]
         layout.heading(ax, [panel], net if net in style.NET_COLOURS else "")
     return figure
+
+
+def _written(form: str, value: float) -> str:
+    try:
+        return form.format(value)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise BadInput(f"form {form!r} is not legal: it is as in form.format(1.5) ({error})") from error
 
 
 def _cell(ax: Axes, x: int, y: int, value: float, words: str, distance: float) -> None:

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from gradflow.figures.style import STYLE
+from gradflow.kinds import checked
 from gradflow.plain_text import plain
 
 P = ParamSpec("P")
@@ -63,7 +64,10 @@ def styled() -> Iterator[None]:
 
 
 def drawing(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Makes a function draw in our style; in what it writes, `$` is a dollar, as names may have it."""
+    """Makes a function check what it is given, and draw in our style; in what it writes, `$` is a dollar, as names may
+    have it.
+    """
+    function = checked(function)
 
     @functools.wraps(function)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:

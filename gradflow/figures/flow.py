@@ -11,11 +11,13 @@ from gradflow.claims import regime
 from gradflow.claims.statistics import spine
 from gradflow.errors import BadInput
 from gradflow.figures.plot import gradient_curves
+from gradflow.kinds import checked
 from gradflow.runs.log import DEFAULTS
 from gradflow.watching.reading import WatchedReading
 from gradflow.watching.step import read_once
 
 
+@checked
 def plot_gradient_flow(model: Any, batch: Any, loss: Callable[..., Any], params: Any = None, title: str = "") -> Figure:
     """Draws the gradient norm along the depth of a model, read once on one batch; nothing is updated.
 

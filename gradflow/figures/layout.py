@@ -9,12 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from gradflow.errors import BadInput
 from gradflow.figures.drawing import Picture, tick_label
 from gradflow.figures.style import GREY, WIDTH, shade
 
+MOST_PANELS, MOST_COLUMNS = 200, 20  # of a figure; those side by side are then half an inch wide
+
 
 def grid(lines: int, columns: int, height: float, title: str, note: str, **shared: Any) -> tuple[Figure, np.ndarray]:
-    """Returns an empty figure with its title, its note and a grid of panels, each `height` inches tall."""
+    """Returns an empty figure with its title, its note and a grid of panels, each `height` inches tall.
+
+    Raises `BadInput` for no panel, or for more than can be drawn.
+    """
+    if not 0 < lines * columns <= MOST_PANELS or columns > MOST_COLUMNS:
+        raise BadInput(
+            f"a figure cannot have {lines:,} x {columns:,} panels: legal are one or more, {MOST_COLUMNS} side by side "
+            f"and {MOST_PANELS} in all; give fewer"
+        )
     width = WIDTH if columns > 1 else 0.7 * WIDTH
     title = textwrap.fill(title, int(9.8 * width))
     note = "\n".join(textwrap.fill(line, int(15.5 * width)) for line in note.splitlines())

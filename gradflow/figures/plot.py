@@ -48,7 +48,8 @@ def gradient_curves(
     output end. `laws` has the slope that theory predicts for a run, in decades a layer, positive where the norm falls
     towards the input; it is drawn as a thin dotted line from the output end of that run's mean.
     """
-    found = facets(rows.units(rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))))
+    chosen = rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))
+    found = facets(rows.units(chosen), deep=3 if steps is None else len(steps) or 1)
     frame, gradient, places = found.frame, quantity.endswith("gradient_norm"), len(found.values)
     moments = rows.choose_steps(frame, steps, 3 if len(found.rows) == 1 else 2)
     panels = [(row, step) for row in range(len(found.rows)) for step in moments]
@@ -57,7 +58,9 @@ def gradient_curves(
     words += ["the norm where the gradient ends (input) over that where it starts (dot)"] * gradient
     words += ["dotted: what theory predicts"] * bool(laws)
     key = f"At each line: {', and '.join(words)}.\n" if words else ""
-    figure, axes = layout.grid(len(panels), len(found.nets), height, title, key + note, sharex=True, sharey=True)
+    figure, axes = layout.grid(
+        len(panels), len(found.nets), height, title, found.note(key + note), sharex=True, sharey=True
+    )
     ends, lost = {}, {}
     for (line, column), ax in np.ndenumerate(axes):
         (row, step), net, ends[ax], lost[ax] = panels[line], found.nets[column], [], []
@@ -96,12 +99,13 @@ def film(table: Source, title: str = "", note: str = "", quantity: str = "activa
     One row a net and combination of the other settings that vary. One logarithmic colour scale for all panels; seeds
     are averaged in the logarithm. Blank where no seed is finite. Raises `BadInput` for what was read without training.
     """
-    found = facets(rows.units(rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))))
+    chosen = rows.readings(as_table(table), choose("quantity to draw", quantity, LABELS))
+    found = facets(rows.units(chosen), side="line")
     if (found.frame["step"] < 1).any():
         raise BadInput("a film goes over the steps of training: draw what gf.read read with gradient_curves")
     panels = [(row, column) for row in range(len(found.rows)) for column in range(len(found.nets))]
     height = {1: 2.6}.get(len(panels), 1.75 if len(panels) < 4 else 1.4)  # as tall as the colour bar's name at least
-    figure, axes = layout.grid(len(panels), len(found.values), height, title, note, sharex=True)
+    figure, axes = layout.grid(len(panels), len(found.values), height, title, found.note(note), sharex=True)
     of_panel = ["column", "row", "line", "status", "step", "position"]
     means = statistics.geometric_means(found.frame, of_panel).rename("value").reset_index()
     scale = LogNorm(*rows.limits(means, spare=0))
@@ -138,12 +142,12 @@ def paths(table: Source, title: str = "", note: str = "", step: int | None = Non
     |identity| / (|identity| + |residual|), averaged over seeds. One column as in `film`, one row for the first and the
     last step (or for `step` alone) of each net and combination.
     """
-    found = facets(rows.path_readings(as_table(table)))
+    found = facets(rows.path_readings(as_table(table)), side="line", deep=2)
     moments = rows.choose_steps(found.frame, None if step is None else [step], 2)
     places = range(len(found.rows)), range(len(found.nets))
     panels = [(row, column, moment) for row in places[0] for column in places[1] for moment in moments]
     height = 1.7 if len(panels) < 4 else 1.35
-    figure, axes = layout.grid(len(panels), len(found.values), height, title, note, sharey=True)
+    figure, axes = layout.grid(len(panels), len(found.values), height, title, found.note(note), sharey=True)
     for (line, place), ax in np.ndenumerate(axes):
         row, column, moment = panels[line]
         here = found.at(column=column, row=row, line=place)
@@ -179,7 +183,7 @@ def errors(table: Source, title: str = "", note: str = "") -> Figure:
     }
     key = " ".join([*(kinds[quantity] for quantity in read), "Band: lowest to highest seed."])
     size = len(found.rows), len(found.nets)
-    figure, axes = layout.grid(*size, height, title, f"{key}\n{note}", sharex=True, sharey=True)
+    figure, axes = layout.grid(*size, height, title, found.note(f"{key}\n{note}"), sharex=True, sharey=True)
     ends = {}
     for (row, column), ax in np.ndenumerate(axes):
         net, ends[ax] = found.nets[column], []
@@ -218,7 +222,8 @@ def depth_errors(table: Source, title: str = "", note: str = "") -> Figure:
     found = facets(rows.readings(as_table(table), "train_error"))
     height = 3.3
     wide = min(len(found.rows), 3)
-    figure, axes = layout.grid(-(-len(found.rows) // wide), wide, height, title, note, sharex=True, sharey=True)
+    under = found.note(note)
+    figure, axes = layout.grid(-(-len(found.rows) // wide), wide, height, title, under, sharex=True, sharey=True)
     for ax in axes.flat[len(found.rows) :]:
         ax.set_visible(False)
     across = np.array(found.numbers or range(len(found.values)), float)

@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.errors import BadInput
 from gradflow.figures import layout, style
 from gradflow.figures.drawing import drawing
 
@@ -35,7 +36,7 @@ def depth_curves(
     stand at the left end (`side=-1`) or the right one (1).
     """
     height = 2.1
-    figure, axes = layout.grid(len(panels), len(panels[0]), height, title, note, sharex=True, sharey=True)
+    figure, axes = layout.grid(len(panels), _columns(panels), height, title, note, sharex=True, sharey=True)
     axes[0, 0].set_yscale("log" if log else "linear")
     ends: dict[Axes, list] = {}
     for ax, (heading, net, lines, guides) in zip(axes.flat, [one for row in panels for one in row], strict=True):
@@ -62,6 +63,14 @@ def depth_curves(
         layout.end_labels(ax, ends[ax], side=side, panel=height)
     layout.outer_labels(figure, axes, across, up)
     return figure
+
+
+def _columns(panels: Sequence[Sequence[Any]]) -> int:
+    """How many panels stand side by side."""
+    counts = {len(row) for row in panels}
+    if len(counts) != 1 or counts == {0}:
+        raise BadInput("panels are one row or more, of equally many: give each row the same number of them")
+    return counts.pop()
 
 
 def _curve(ax: Axes, curve: Curve, log: bool, side: int, colour: Any, width: float, band=True, **look: Any):
@@ -91,11 +100,14 @@ def reach(
     From which activation goes down, on which one across. One logarithmic scale of colours for all; where a map has
     at most ten rows its numbers stand in the cells. Blank is what comes before.
     """
+    columns = _columns(panels)
     flat = [one for row in panels for one in row]
+    if odd := [values.shape for *_, values in flat if values.ndim != 2 or values.dtype.kind not in "biuf"]:
+        raise BadInput(f"values of the shape {odd[0]} are not legal: a map has numbers, (unit, unit)")
     known = np.concatenate([np.ravel(values)[np.isfinite(np.ravel(values))] for *_, values in flat])
     known = known[known > 0]
     scale = LogNorm(*(known.min(), known.max()) if len(known) and known.min() < known.max() else (0.1, 10))
-    figure, axes = layout.grid(len(panels), len(panels[0]), 3.1, title, note)
+    figure, axes = layout.grid(len(panels), columns, 3.1, title, note)
     for ax, (heading, net, values) in zip(axes.flat, flat, strict=True):
         count = len(values)
         ax.pcolormesh(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradflow.claims import statistics
+from gradflow.claims import columns, statistics
 from gradflow.errors import BadInput
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -43,8 +43,8 @@ def runs(table: Frame) -> Frame:
 
 
 def _check(table: Frame) -> None:
-    if missing := [column for column in COLUMNS if column not in table]:
-        raise BadInput(f"the table cannot be drawn: it lacks the column {', '.join(missing)}")
+    if wrong := columns.lacks(table, COLUMNS):
+        raise BadInput(f"the table cannot be drawn: it {wrong}")
     if table.empty:
         raise BadInput("the table cannot be drawn: it lacks readings, and has no readings at all")
 
@@ -59,6 +59,7 @@ def _with_status(rows: Frame) -> Frame:
 
 def path_readings(table: Frame) -> Frame:
     """The readings of both paths, which must be there, and of their cosine, which need not."""
+    _check(table)
     has = (table["quantity"] == statistics.COSINE).any()
     wanted = statistics.PATHS if has else statistics.PATHS[:2]
     return pd.concat([readings(table, quantity) for quantity in wanted])
@@ -89,6 +90,8 @@ def choose_steps(rows: Frame, wanted: Sequence[int] | None, count: int) -> list[
     recorded = [set(group) for _, group in (done if len(done) else rows).groupby("run")["step"]]
     common = sorted(set.intersection(*recorded) or set.union(*recorded))
     if wanted is not None:
+        if not len(wanted):
+            raise BadInput(f"steps () are not legal: choose among {', '.join(map(str, common))}")
         if unknown := sorted(set(wanted) - set(rows["step"])):
             raise BadInput(f"step {unknown[0]} was not recorded: choose among {', '.join(map(str, common))}")
         return list(wanted)

@@ -7,9 +7,11 @@ from matplotlib.figure import Figure
 
 from gradflow.errors import BadInput, choose
 from gradflow.figures import drawing, layout
+from gradflow.kinds import checked
 from gradflow.runs import files
 
 
+@checked
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as SVG or PNG, by the suffix: transparent, whole or not at all, same table same bytes.
 

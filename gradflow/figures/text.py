@@ -7,6 +7,7 @@ import numpy as np
 from gradflow.claims import statistics
 from gradflow.figures import rows
 from gradflow.figures.sources import Source, as_table
+from gradflow.kinds import checked
 from gradflow.plain_text import plain
 from gradflow.runs import variation
 
@@ -29,6 +30,7 @@ SHARED = ("data", "steps", "seed", "batch", "width", "normalisation")  # what a 
 MOST_VALUES = 12  # of a setting that a caption lists; of more it says the first and the last
 
 
+@checked
 def format_ratio(ratio: float) -> str:
     """A ratio in one digit, as a power of ten where it is far from one: `×0.003`, `×10⁻⁷`."""
     if not (ratio > 0 and np.isfinite(ratio)):
@@ -60,6 +62,7 @@ def status_summary(group: Frame, curves: Frame | None = None) -> str:
     )
 
 
+@checked
 def caption(table: Source, command: str = "") -> str:
     """The small line under a figure: what its runs share, what varies between them, the command that made them.
 

@@ -9,10 +9,12 @@ from flax import nnx
 
 from gradflow.errors import BadInput
 from gradflow.hooks import Hook, Point, no_hook, points, unstacked_names
+from gradflow.kinds import checked
 from gradflow.nets import dependencies
 from gradflow.nets.calls import call_watched, takes_hook
 
 
+@checked
 def count_parameters(net: nnx.Module) -> int:
     """The number of trainable scalars (running statistics of batch norm are not)."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))

@@ -19,6 +19,7 @@ from rich.text import Text
 from gradflow.claims.verdict import number
 from gradflow.data.dataset import Dataset
 from gradflow.figures.sparkline import shorten, sparkline
+from gradflow.kinds import checked
 from gradflow.measure import spine
 from gradflow.reading import Reading
 from gradflow.reports.live import Unfailing
@@ -29,6 +30,7 @@ _SECONDS = 0.1  # between two looks: each waits for the device, which otherwise 
 _BAR, _CURVE = 20, 24  # characters
 
 
+@checked
 def train(run: Run, data: Dataset | None = None, progress: bool = False) -> Iterator[Reading]:
     """Trains `run` in this process, on `data` if given (`gf.data.from_arrays`), and yields one reading a step.
 

@@ -27,6 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The name is random: process numbers are the same in two containers that share a folder.
     """
+    if "\0" in str(path):
+        raise BadInput(f"cannot write {path}: no system takes such a name")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

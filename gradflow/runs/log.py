@@ -102,7 +102,7 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
 
     Raises `BadInput` for settings that are not plain, and where another process records the same run.
     """
-    given = _checked(settings or {})
+    given = _checked({} if settings is None else settings)
     if not isinstance(results, (str, Path)):
         raise BadInput(f"{results!r} is no results folder: legal is its path")
     folder = Path(results)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gradflow.data import bounds
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 from gradflow.runs import files
 from gradflow.runs.record import NAME, READINGS, Record, read_parquet
 
@@ -221,6 +222,7 @@ def _text(names: Any) -> pd.Series:
     return pd.Series(taken, names.index)
 
 
+@checked
 def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of a results folder, settings joined: columns `run, step, layer, position, quantity, value`, then
     one a setting, `status` and `last_step`. From the published tables, or else from the raw record of the runs; or of
@@ -230,8 +232,6 @@ def load(results: str | Path, quantities: Collection[str] | None = None) -> pd.D
     What is read once a step of the whole net (loss, train_error, test_error) has the layer "" and the position -1.
     Raises `BadInput` for a folder without results, or of another format.
     """
-    if not isinstance(results, (str, Path)):
-        raise BadInput(f"{results!r} is no results folder: legal is its path")
     results = Path(results)
     try:
         published = (results / "readings.parquet").exists()

@@ -15,6 +15,7 @@ from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 from gradflow.nets import padding
 from gradflow.reading import Reading
 from gradflow.runs.settings import Run
@@ -31,6 +32,7 @@ def load_dataset(run: Run, data: Dataset | None = None) -> Dataset:
     return prepared(read(run.data, run.label) if data is None else data, run.image_size, run.validation, 0, run.shuffle)
 
 
+@checked
 def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
     """The net of a run for its data, with the weights of its seed; the data are read where they are not given.
 
@@ -145,6 +147,7 @@ def train(run: Run, data: Dataset | None = None) -> Iterator[Reading]:
     yield from training.readings(state, run.seed, run.steps, test_at=run.tests, rate_at=rates(run))
 
 
+@checked
 def trained(
     run: Run, data: Dataset | None = None, watch: Callable[[Reading], None] = lambda reading: None
 ) -> nnx.Module:
@@ -165,6 +168,7 @@ def trained(
     return nnx.merge(graph, state.params, state.rest)
 
 
+@checked
 def batch_of(run: Run, step: int = 1, data: Dataset | None = None) -> tuple[jax.Array, jax.Array]:
     """The batch of a step (from 1) as the net of `run` is given it: images `(batch, height, width, channel)`, labels.
 

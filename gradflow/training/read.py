@@ -40,10 +40,7 @@ def check_batch(net: nnx.Module, images: Any, labels: Any) -> tuple[jax.Array, j
 
     Raises `BadInput` where they are none, where the net does not take the images, or a label is none of its classes.
     """
-    try:
-        images, labels = jnp.asarray(images, dtype=float), jnp.asarray(labels)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadInput(f"images or labels are no arrays: {user_code.in_words(error)}; legal are {_BATCH}") from error
+    images, labels = as_images(images), _as_array("labels", labels)
     if (
         images.ndim != 4
         or not images.size
@@ -56,6 +53,18 @@ def check_batch(net: nnx.Module, images: Any, labels: Any) -> tuple[jax.Array, j
     with _in_one_line(images):
         _check_labels(_logits(net, images), labels)
     return images, labels
+
+
+def as_images(images: Any) -> jax.Array:
+    """The images as an array of floating-point numbers. Raises `BadInput` for what is none."""
+    return _as_array("images", images, float)
+
+
+def _as_array(name: str, given: Any, dtype: Any = None) -> jax.Array:
+    try:
+        return jnp.asarray(given, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"{name} are no array: {user_code.in_words(error)}; legal are {_BATCH}") from error
 
 
 @contextlib.contextmanager

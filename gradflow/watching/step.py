@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from gradflow.errors import BadInput
+from gradflow.kinds import checked
 from gradflow.watching import equinox
 from gradflow.watching.pure import pure
 from gradflow.watching.reading import WatchedReading, weight_norms
@@ -31,7 +32,7 @@ class RecordedStep:
 
     def __call__(self, batch: Any, read: bool = True) -> WatchedReading:
         """One step on a batch: the reading before the update, and the norms of the update."""
-        if wrong := [leaf for leaf in jax.tree.leaves(batch) if not hasattr(leaf, "dtype") and not jnp.isscalar(leaf)]:
+        if wrong := [leaf for leaf in jax.tree.leaves(batch) if not (hasattr(leaf, "dtype") or _is_number(leaf))]:
             raise BadInput(f"the batch holds a {type(wrong[0]).__name__}: legal are arrays in tuples and dictionaries")
         given = self.params, self.rest, self.moments, batch
         self.params, self.rest, self.moments, reading = self._step(*given, unread=not read)
@@ -57,6 +58,11 @@ class RecordedStep:
         return optax.apply_updates(params, updates), rest, moments, reading
 
 
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (bool, int, float, complex))
+
+
+@checked
 def recorded_step(
     model: Any, optimiser: optax.GradientTransformation, loss: Callable[..., Any], params: Any = None
 ) -> RecordedStep:

@@ -10,6 +10,7 @@ from flax import nnx
 from gradflow import hooks
 from gradflow.errors import BadInput
 from gradflow.hooks import make_sinks
+from gradflow.kinds import checked
 from gradflow.watching import equinox, sinks
 from gradflow.watching import plan as plans
 from gradflow.watching.pure import Pure, pure
@@ -18,6 +19,7 @@ from gradflow.watching.tracker import Reader
 from gradflow.watching.watch import Watched
 
 
+@checked
 def value_and_grad(
     loss_fn: Callable[..., Any], watched: Any, *, has_aux: bool = False, wrt: Any = nnx.Param
 ) -> Callable[..., Any]:
@@ -36,6 +38,10 @@ def value_and_grad(
     """
     if not isinstance(watched, Watched):
         raise BadInput(f"the second argument is a {type(watched).__name__}: legal is what gf.watch(model) returns")
+    try:
+        nnx.filterlib.to_predicate(wrt)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"wrt {wrt!r} is not legal: it is a filter of nnx, such as nnx.Param ({error})") from error
 
     def value_and_grad_and_reading(first: Any, *arguments: Any, read: Any = True, **keywords: Any) -> Any:
         given = pure(loss_fn, first, arguments, keywords, has_aux, wrt)

@@ -110,7 +110,7 @@ def test_numbers_of_numpy_in_a_verdict_are_numbers(tmp_path):
         ("def figure(table, verdict)", "def figure(table)", "figure is no function of (table, verdict)"),
         ("return gf.Verdict(", "return (", "verdict must return a gradflow.Verdict"),
         ("np.arange(2)", "object()", "a fact of a verdict is a object"),
-        ('return gf.Verdict("t"', "return gf.Verdict(3", "a verdict is a title"),
+        ('return gf.Verdict("t"', "return gf.Verdict(3", "Verdict: title is 3; legal is text (line"),
         ("return {}", "return None", "figure must return"),
         ("return {}", "1 / 0", f"ZeroDivisionError: division by zero (line {line_of('    return {}')})"),
     ],

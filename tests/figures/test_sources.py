@@ -80,8 +80,6 @@ def test_what_read_read_is_drawn_though_it_is_of_no_step(tmp_path):
         ({"plain": []}, "cannot draw an empty list"),
         ([1, 2], "cannot draw int"),
         (itertools.count(), "cannot draw int"),
-        (3.5, "cannot draw float"),
-        (None, "cannot draw NoneType"),
         ("nowhere", "nowhere is no results folder"),
     ],
 )
@@ -91,3 +89,10 @@ def test_what_cannot_be_drawn_is_one_line(draw, source, said):
         draw(source)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", [3.5, None])
+@pytest.mark.parametrize("draw", [*DRAW, gf.plot.caption], ids=lambda draw: draw.__name__)
+def test_what_is_of_no_kind_that_can_be_drawn_is_one_line_as_well(draw, source):
+    with pytest.raises(gf.BadInput, match=f"{draw.__name__}: table is {source}; legal is DataFrame or text or Path"):
+        draw(source)
