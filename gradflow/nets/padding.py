@@ -17,6 +17,7 @@ from gradflow.hooks import STACK_MARK, unstacked_names
 from gradflow.nets.stack import Count, kind, stacked_names, unstack
 
 LENGTH = 9  # units of a row, the most of 56 layers (He et al. 2015, section 4.2); of longer ones twice, four times it
+LEAST = 1 / 5  # of a padded net's rows: a net that has fewer of their units is smaller as it is, and soon compiled
 STEPS = 1000  # a longer run loses more by what padding adds to a step (a tenth at 18 layers) than a program costs
 
 
@@ -78,7 +79,7 @@ class Padded(NamedTuple):
 
 
 def pad_units(net: nnx.Module) -> Padded | None:
-    """The net, a copy in which each unit that may be repeated is one of a padded row; None where there is none."""
+    """The net, a copy in which each unit that may be repeated is one of a padded row; None where there are too few."""
     names: Any = getattr(net, "units", ())  # of a user's own net this may be anything
     if not (isinstance(names, tuple) and any(getattr(getattr(net, str(name)), "repeats", False) for name in names)):
         return None
@@ -97,6 +98,9 @@ def pad_units(net: nnx.Module) -> Padded | None:
             row = [next(new) for _ in group]
             padded |= zip(row, (units[name] for name in group), strict=True)
         found |= zip(group, row, strict=False)
+    places = [name for row in stacked_names(padded) for name in unstacked_names(row)]
+    if sum(unit.repeats for unit in units.values()) < LEAST * len(places):
+        return None
     for name in names:
         delattr(net, name)
     for name, unit in padded.items():
