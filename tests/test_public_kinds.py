@@ -34,7 +34,13 @@ READINGS = pd.DataFrame(
 )
 TABLE = READINGS.merge(RUNS, on="run")
 ERROR = gf.final_error(TABLE)
-CLAIM: dict[str, Any] = {"text": "a claim", "source": "a paper", "paper": "no number", "statistic": "a number", "side": ">"}
+CLAIM: dict[str, Any] = {
+    "text": "a claim",
+    "source": "a paper",
+    "paper": "no number",
+    "statistic": "a number",
+    "side": ">",
+}
 RUN = gf.Run(net="mlp", depth=2, steps=2)
 MAP = ("a map", "plain", np.ones((2, 2)))
 CURVE = ("a curve", "plain", {"a": {1: [1.0]}}, {})
@@ -185,6 +191,12 @@ def test_an_argument_that_is_missing_or_unknown_is_one_line(name):
         if not (takes_any or name in ("grid", "check_law")):
             with pytest.raises(gf.BadInput, match=rf"^{name.rpartition('.')[2]}: "):
                 function(**keywords)
+
+
+@pytest.mark.parametrize("name", ["a\0b.svg", "a\0/b.svg", "\ud800.svg"])
+def test_a_figure_under_a_name_that_no_system_takes_is_one_line(name, tmp_path):
+    with pytest.raises(gf.BadInput, match="no system takes such a name"):
+        gf.plot.save(Figure(), tmp_path / name)
 
 
 def test_every_public_name_is_called_with_what_it_does_not_take():
