@@ -85,6 +85,7 @@ SLOW = (
     "runs/test_resume.py::test_a_record_of_another_machine_is_begun_anew",
     "runs/test_store.py::test_a_run_whose_checkpoints_are_a_link_is_refused_by_the_command",
     "commands/test_compile_cache.py::test_a_damaged_program_is_compiled_again",
+    "commands/test_surroundings.py::test_what_is_written_is_utf8_in_any_locale",
     "commands/test_processes.py::test_a_sweep_whose_streams_are_closed_or_full_is_published",
     "commands/test_processes.py::test_a_signal_at_any_moment_of_the_start_is_one_line_and_exit_code_130",
     "commands/test_processes.py::test_what_lies_in_the_current_directory_is_not_imported",

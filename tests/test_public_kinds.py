@@ -73,6 +73,8 @@ WRONG: dict[str, Any] = {
 # A legal call of each.
 LEGAL: dict[str, tuple[Any, dict[str, Any]]] = {
     "at_best_rates": (gf.at_best_rates, {"table": TABLE, "by": ["net"]}),
+    "choosing_settings": (gf.choosing_settings, {"settings": {"learning_rate": (0.1, 1.0)}, "validation": 2}),
+    "rates_in_words": (gf.rates_in_words, {"table": TABLE, "by": ["net"]}),
     "best_rates": (gf.best_rates, {"table": TABLE, "by": ["net"]}),
     "runs_at_best_rates": (
         gf.runs_at_best_rates,
@@ -191,6 +193,12 @@ def test_an_argument_that_is_missing_or_unknown_is_one_line(name):
         if not (takes_any or name in ("grid", "check_law")):
             with pytest.raises(gf.BadInput, match=rf"^{name.rpartition('.')[2]}: "):
                 function(**keywords)
+
+
+@pytest.mark.parametrize("name", ["a\0b.svg", "a\0/b.svg", "\ud800.svg"])
+def test_a_figure_under_a_name_that_no_system_takes_is_one_line(name, tmp_path):
+    with pytest.raises(gf.BadInput, match="no system takes such a name"):
+        gf.plot.save(Figure(), tmp_path / name)
 
 
 def test_every_public_name_is_called_with_what_it_does_not_take():

@@ -36,9 +36,15 @@ def visible(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(folders, key=_order), sorted(others, key=_order)
 
 
+def name_of(path: Path) -> str:
+    """The name of a file or a folder as it is in UTF-8, whatever the locale reads its bytes as."""
+    return os.fsencode(path.name).decode("utf-8", "surrogateescape")
+
+
 def _order(path: Path) -> tuple[str, str]:
     """By name, whose Unicode form depends on the system that the files come from."""
-    return unicodedata.normalize("NFC", path.name), path.name
+    name = name_of(path)
+    return unicodedata.normalize("NFC", name), name
 
 
 def stamp(paths: Iterable[Path]) -> Stamp:

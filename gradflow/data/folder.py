@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradflow.data import bounds
 from gradflow.data.dataset import TEST_NAMES, TRAIN_NAMES, Split
-from gradflow.data.files import Files, visible
+from gradflow.data.files import Files, name_of, visible
 from gradflow.data.images import decode
 from gradflow.errors import BadInput
 
@@ -65,8 +65,12 @@ def read(files: Files) -> Split:
     """Each image with its class: the name of the folder below that of the split, or what the split's table says."""
     images = _images(files.paths)
     tables = [path for path in files.paths if path.suffix.lower() not in _SUFFIXES]
-    labels = _annotated(tables[0], images) if tables else [path.relative_to(files.place).parts[0] for path in images]
+    labels = _annotated(tables[0], images) if tables else [_class(path, files.place) for path in images]
     return decode(images, len(labels), str(files.place)), labels, None
+
+
+def _class(image: Path, split: Path) -> str:
+    return name_of(Path(image.relative_to(split).parts[0]))
 
 
 def _annotated(table: Path, images: Sequence[Path]) -> list[str]:
@@ -76,7 +80,7 @@ def _annotated(table: Path, images: Sequence[Path]) -> list[str]:
         lines = table.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise BadInput(f"{table} is not text in UTF-8 (byte {error.start}); {_LEGAL}") from error
-    names, classes = {image.name for image in images}, {}
+    names, classes = {name_of(image) for image in images}, {}
     for number, line in enumerate(lines, start=1):
         file, _, rest = line.partition("\t")
         label = rest.partition("\t")[0].strip()
@@ -91,7 +95,7 @@ def _annotated(table: Path, images: Sequence[Path]) -> list[str]:
         classes[file] = label
     if missing := sorted(names - set(classes)):
         raise BadInput(f"{table} has no line of {missing[0][:60]!r}; {_LEGAL}")
-    return [classes[image.name] for image in images]
+    return [classes[name_of(image)] for image in images]
 
 
 _LEGAL = "legal is a line for each file in images/: its name, a tab, its class"

@@ -13,7 +13,7 @@ from gradflow.errors import BadInput
 from gradflow.figures.drawing import Picture, tick_label
 from gradflow.figures.style import GREY, WIDTH, shade
 
-MOST_PANELS, MOST_COLUMNS = 200, 20  # of a figure; those side by side are then half an inch wide
+MOST_PANELS, MOST_COLUMNS = 60, 20  # of a figure: more take minutes to lay out, and side by side they are too narrow
 
 
 def grid(lines: int, columns: int, height: float, title: str, note: str, **shared: Any) -> tuple[Figure, np.ndarray]:

@@ -1,5 +1,6 @@
 """A results folder as a person names it: whether the name is legal, where it lies, and which experiment it is of."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,10 @@ def absolute(results: Path) -> Path:
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"the results folder {folder} is not named in UTF-8: choose another --results") from error
+        encoding = sys.getfilesystemencoding().upper()
+        raise BadInput(
+            f"the results folder {folder} is not named in {encoding}, the encoding here: choose another --results"
+        ) from error
     return folder
 
 

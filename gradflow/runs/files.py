@@ -27,8 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The name is random: process numbers are the same in two containers that share a folder.
     """
-    if "\0" in str(path):
-        raise BadInput(f"cannot write {path}: no system takes such a name")
+    path = _in_utf8(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +41,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _in_utf8(path: Path) -> Path:
+    """The path whose name on disk is UTF-8 in any locale. Raises `BadInput` for a name that no system takes."""
+    try:
+        if "\0" not in str(path):
+            return Path(os.fsdecode(str(path).encode("utf-8", "surrogateescape")))
+        reason = "embedded null character"
+    except UnicodeError as error:
+        reason = str(error)
+    raise BadInput(f"cannot write {path}: no system takes such a name ({reason})")
 
 
 def _sync(folder: Path) -> None:

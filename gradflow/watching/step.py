@@ -70,8 +70,9 @@ def recorded_step(
 
     `model` is an `nnx.Module`, which is updated in place, an Equinox module (`step.model` is the one after the last
     step), a Linen module with its `params` (`step.params` are those after the last step), or `gf.watch(...)` of one.
-    `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean over the examples of a batch.
-    `step(batch, read=False)` reads the loss alone. Raises `BadInput` for what cannot be watched.
+    `loss(model, batch)`, of a Linen module `loss(params, batch)`, is the mean over the examples of a batch; how many
+    that are is known by `batch`: see `watch`. `step(batch, read=False)` reads the loss alone. Raises `BadInput` for
+    what cannot be watched.
     """
     return RecordedStep(as_watched(model), optimiser, loss, params)
 

@@ -1,5 +1,7 @@
 """The gradient of a loss of the user's own, and a reading of it: one forward and one backward pass for both."""
 
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +34,9 @@ def value_and_grad(
     as in `equinox.filter_value_and_grad`. It works inside `jax.jit`, `nnx.jit` and `equinox.filter_jit`, and the
     reading is a pytree. `read=False` reads nothing and costs nothing; an array there decides it at each step.
 
-    The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`: see `watch`.
+    The loss is a mean over the B examples of a batch and readings are `sqrt(B) ||dL/dx||`. B is the length of the
+    first axis of the first array among the further arguments, modules, their states and keys apart. A loss that has its
+    batch from elsewhere is read as of one example, which a warning says, unless `gf.watch(model, examples=B)` names B.
 
     Raises `BadInput`, when it is called, for what cannot be watched.
     """
@@ -51,6 +55,21 @@ def value_and_grad(
     return value_and_grad_and_reading
 
 
+_UNKNOWN = (
+    "how many examples the loss is a mean over is not known, as no array is among its arguments: gradients are read as "
+    "of one example; give the batch to the loss as an argument, or say gf.watch(model, examples=B)"
+)
+_OURS = ("gradflow", "jax", "flax", "equinox", "jaxtyping", "beartype")
+
+
+def _warn() -> None:
+    """Says that it is not known, of the line of the nearest caller outside of this package and what it stands on."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(_UNKNOWN, stacklevel=level)
+
+
 def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[str, Any], read: Any) -> Any:
     """`((loss, aux), gradients, reading, plan)`; modules that were given are updated."""
     if wrong := [leaf for leaf in jax.tree.leaves(given.params) if not _has_gradient(leaf)]:
@@ -62,6 +81,8 @@ def planned(watched: Watched, given: Pure, arguments: tuple, keywords: Mapping[s
     examples = watched.examples or examples_of((*arguments, *keywords.values()), given.params)
     plan = plans.plan(watched, given.loss, given.params, examples)
     if isinstance(read, jax.Array) or read:
+        if examples is None:
+            _warn()
         (loss, (aux, states)), gradients, found = _read(watched, plan, given, read)
     else:
         (loss, (aux, states)), gradients = jax.value_and_grad(given.loss, has_aux=True)(given.params)

@@ -106,7 +106,8 @@ def watch(
         residual: Patterns of the modules whose input comes back added to their output, where the identity and the
             residual path are told apart; by default all of which the trace shows it, with `[]` none.
         examples: B, over which the loss is a mean: readings are `sqrt(B) ||dL/dx||`. By default the length of the first
-            axis of the first array in the batch; models, their states and random keys are none.
+            axis of the first array in the batch, models, their states and random keys apart; where the loss is given
+            none, 1, which a warning says.
 
     Raises `BadInput` for what is no such model, and where two modules of it have one path.
     """

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import TINY, Result, call
+from PIL import Image
 
 from gradflow.runs import table
 
+IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 HOSTILE = "a\x1b[31m\x1b]0;title\x07\nb\u202ec"
 MINE = '''"""My own idea."""
 from pathlib import Path
@@ -132,7 +135,7 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
 
 
 def in_the_locale(*arguments: str) -> Result:
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, **IN_ASCII}
     command = [sys.executable, "-P", "-m", "gradflow", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     return Result(done.returncode, done.stdout.decode("ascii"), done.stderr.decode("ascii"))
@@ -153,6 +156,54 @@ def test_ascii_is_enough(give, tmp_path):
     done = give("judge", str(tmp_path / "results"), "--experiment", str(mine))
     assert (done.code, done.err) == (0, "")
     assert done.out == "rows: 1\nNOT JUDGED: \\xd710\\u207b\\u2078\n"
+
+
+NAMES = (
+    '"""The names of classes: naïve, ×10⁻⁸."""\nimport gradflow as gf, pandas as pd\n'
+    + """
+RUNS = pd.DataFrame({"run": ["é"], "net": ["Ω-Netz"], "seed": [0], "steps": [1], "status": ["done"]})
+ROW = {"run": "é", "step": 1, "layer": "schicht_ä", "position": 1, "quantity": "activation_gradient_norm", "value": 1.0}
+READINGS = pd.DataFrame([ROW, {**ROW, "layer": "b", "position": 2, "value": 2.0}])
+def measure(preset, folder, **overrides):
+    return RUNS, READINGS
+def verdict(table):
+    classes = gf.load_data("photos", validation=1).classes
+    return gf.Verdict(f"Classes {', '.join(classes)}: ×10⁻⁸", (), {"classes": classes, "net": table.net.iloc[0]})
+def figure(table, verdict):
+    return {"größe": gf.plot.gradient_curves(table, title=verdict.title, note="naïve")}
+"""
+)
+
+
+def test_what_is_written_is_utf8_in_any_locale(tmp_path):
+    """README, verdict and figure of non-ASCII names are those of a UTF-8 locale, to the byte but for the seconds."""
+    for name in ("café", "日本", "ascii"):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (4, 4), number).save(tmp_path / "photos" / "train" / name / f"{number}.png")
+    (tmp_path / "own.py").write_text(NAMES, "utf-8")
+    own = "results/own"
+    utf8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    written = {}
+    for kind, locale in (("ascii", IN_ASCII), ("utf-8", utf8)):
+        command = [sys.executable, "-P", "-m", "gradflow", "run", "own.py"]
+        environment = {**os.environ, **locale}
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        files = [path for path in (tmp_path / own).iterdir() if path.suffix in (".md", ".json", ".svg")]
+        written[kind] = {os.fsencode(path.name): path.read_bytes().decode("utf-8") for path in files}
+        (tmp_path / "results").rename(tmp_path / kind)
+    assert {*written["ascii"]} == {b"README.md", b"verdict.json", "größe.svg".encode()}
+    for name, text in written["ascii"].items():
+        assert re.sub(r"runs took \d+|_seconds\W+\d+", "", text) == re.sub(
+            r"runs took \d+|_seconds\W+\d+", "", written["utf-8"][name]
+        )
+    assert "Classes ascii, café, 日本: ×10⁻⁸" in written["ascii"][b"README.md"]
+    assert "naïve" in written["ascii"][b"README.md"]
+    assert json.loads(written["ascii"][b"verdict.json"])["facts"] == {
+        "classes": ["ascii", "café", "日本"],
+        "net": "Ω-Netz",
+    }
 
 
 def test_a_variable_that_jax_refuses_is_one_line():
