@@ -98,7 +98,7 @@ def watch(
     The output of every module in it is a point, under the module's path (`blocks/0/attention/query`); a module's second
     use is `name@2`, part of an output that has several arrays `name.part`, and of layers that are one `nnx.scan` or
     `nnx.vmap` each has its number (`layers/3/mlp`). The model's own output is `output`, where the model has weights of
-    its own or no submodules (`model output`, where a module is called `output`). What `gf.tap` marks is a point as well.
+    its own or no submodules (`model output`, where a module is called `output`). What `gf.tap` marks is one as well.
 
     Args:
         model: The model; it is not changed.
