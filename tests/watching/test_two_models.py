@@ -112,7 +112,7 @@ def test_a_linen_model_of_another_kind_that_has_modules_of_the_same_names():
 def test_a_model_that_the_loss_is_not_differentiated_by_is_read_all_the_same():
     """The gradient of the input: no parameter of the model is trained."""
     square = lambda x: jnp.mean(MODEL(x) ** 2)  # noqa: E731
-    norms = jax.jit(gf.value_and_grad(square, gf.watch(MODEL)))(X)[2].values["activation_gradient_norm"]
+    norms = jax.jit(gf.value_and_grad(square, gf.watch(MODEL, examples=1)))(X)[2].values["activation_gradient_norm"]
     y = MODEL(X)
     assert norms["narrow"] == pytest.approx(float(jnp.linalg.norm(2 * y / y.size)), rel=1e-5)
     assert norms.keys() == {"wide", "narrow"}
