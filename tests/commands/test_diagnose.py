@@ -27,8 +27,8 @@ def test_a_results_folder_is_a_paragraph_a_setting(monkeypatch):
     result = call("diagnose", PUBLISHED)
     assert (result.code, result.err) == (0, "")
     first = [line for line in result.out.splitlines() if line and not line.startswith(" ")]
-    assert len(first) == 4
-    assert "head pool, dropout 0.5, 4 seeds: healthy" in first
+    assert len(first) == 4 * (3 + 1)  # four nets, each at three rates by the seed that chooses, and at the best one
+    assert "head pool, dropout 0.5, validation 0, learning rate 0.05, 4 seeds: healthy" in first
     assert max(map(len, result.out.splitlines())) <= 100
 
 
