@@ -28,8 +28,8 @@ def choosing_settings(settings: Mapping[str, Any], validation: int = 200) -> dic
     """The settings of the runs that choose a rate for each net: one seed of them, at every one of `learning_rate`.
 
     It chooses on held-out images: `validation` of them, where `settings` do not say how many. Where `learning_rate` is
-    a single one, or none is given, there is nothing to choose, and the settings are what they were. `settings` are those of `grid` or
-    `variants`, with a tuple of rates; the runs that are judged are those of `runs_at_best_rates`.
+    a single one, or none is given, there is nothing to choose, and the settings are what they were. `settings` are
+    those of `grid` or `variants`, with a tuple of rates; the runs that are judged are those of `runs_at_best_rates`.
     """
     rates = settings.get("learning_rate")
     if not isinstance(rates, Sequence) or len(rates) == 1:
