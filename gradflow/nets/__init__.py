@@ -1,6 +1,6 @@
 """What is trained: how a net is built by name, counted, and called as a pure function."""
 
-from gradflow.nets.build import NETS, abstract, build, complete, identity, settings, takes_image
+from gradflow.nets.build import NETS, abstract, build, complete, first_arrays, identity, settings, takes_image
 from gradflow.nets.functional import (
     apply,
     count_parameters,
@@ -22,6 +22,7 @@ __all__ = [
     "count_parameters",
     "dtype_of",
     "fast_gradients",
+    "first_arrays",
     "identity",
     "multiply_adds",
     "points_of",

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import Literal
 
 from gradflow import ranges, user_code
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.calls import takes_hook
 from gradflow.nets.functional import split
-from gradflow.nets.layers.initialisers import shapes_alone
+from gradflow.nets.layers.initialisers import draws_recorded, shapes_alone
 from gradflow.nets.layers.streams import Checked
 from gradflow.settings import Setting, of_function
 
@@ -163,6 +164,33 @@ def _check_module(net: str, built: Any) -> nnx.Module:
     except TypeError:
         raise BadInput(f"net {net!r} can be called neither as net(images) nor as net(images, hook)") from None
     return built
+
+
+def first_arrays(net: str, *, seed: int, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and all other arrays of `build(net, seed=seed, **given)`, to the bit, for a net of `NETS`.
+
+    To make the modules takes most of the time of that, and for another seed they are the same: here they are made once.
+    """
+    draws, tree = _draws(net, tuple(sorted(given.items())))
+    values = dict(zip((*draws.jaxpr.constvars, *draws.jaxpr.invars), (*draws.consts, jnp.uint32(seed)), strict=True))
+    read = lambda variable: variable.val if isinstance(variable, Literal) else values[variable]  # noqa: E731
+    for equation in draws.eqns:  # not by `jax.core.eval_jaxpr`: in its contexts what draws would be compiled again
+        found = equation.primitive.bind(*map(read, equation.invars), **equation.params)
+        several = equation.primitive.multiple_results
+        values |= zip(equation.outvars, found if several else [found], strict=True)
+    return jax.tree.unflatten(tree, map(read, draws.jaxpr.outvars))
+
+
+@functools.lru_cache(maxsize=64)
+def _draws(net: str, given: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+    """What draws the arrays of a net from a seed, operation by operation, and the tree that they are the leaves of."""
+
+    def parts(seed):
+        with jax.ensure_compile_time_eval(), draws_recorded():  # see `abstract`
+            return split(build(net, seed=seed, **dict(given)))[1:]
+
+    draws, shapes = jax.make_jaxpr(parts, return_shape=True)(jax.ShapeDtypeStruct((), jnp.uint32))
+    return draws, jax.tree.structure(shapes)
 
 
 def abstract(net: str, **given: Any) -> nnx.Module:

@@ -41,6 +41,13 @@ def build_net(run: Run, dataset: Dataset | None = None) -> nnx.Module:
     return nets.build(run.net, seed=run.seed, **_of_net(run, dataset or load_dataset(run)))
 
 
+def _first_arrays(run: Run, dataset: Dataset) -> tuple[Any, Any]:
+    """What `build_net` draws, without its modules; those of a user's own net may be made by what it likes."""
+    if run.net not in nets.NETS:
+        return nets.split(build_net(run, dataset))[1:]
+    return nets.first_arrays(run.net, seed=run.seed, **_of_net(run, dataset))
+
+
 def _of_net(run: Run, dataset: Dataset) -> dict[str, Any]:
     """What the net of a run is built with, its seed apart."""
     height, width, channels = dataset.image_shape
@@ -94,7 +101,7 @@ def prepare(run: Run, data: Dataset | None = None, workers: int = 1) -> tuple[Tr
     """
     dataset = load_dataset(run, data)
     training = _training(run, dataset, workers)
-    return training, _start(training, run, build_net(run, dataset))
+    return training, _start(training, run, *_first_arrays(run, dataset))
 
 
 _KEPT: dict[Any, Training] = {}  # the last training, under each of its keys
@@ -126,8 +133,9 @@ def _training(run: Run, dataset: Dataset, workers: int = 1, padded: bool = True)
     return _KEPT[asked]
 
 
-def _start(training: Training, run: Run, net: nnx.Module) -> State:
-    return training.start(net, run.seed, optimiser.hyperparameters(run.momentum, run.weight_decay))
+def _start(training: Training, run: Run, params: Any, rest: Any) -> State:
+    hyperparameters = optimiser.hyperparameters(run.momentum, run.weight_decay)
+    return training.start_from(params, rest, run.seed, hyperparameters)
 
 
 def rates(run: Run) -> Callable[[int], float]:
@@ -158,12 +166,12 @@ def trained(
     dataset = load_dataset(run, data)
     net = build_net(run, dataset)
     training = _training(run, dataset)
-    state = _start(training, run, net)
+    graph, params, rest = nets.split(net)
+    state = _start(training, run, params, rest)
     schedule = {"test_at": run.tests, "rate_at": rates(run), "pause_at": lambda step: step == run.steps}
     for reading, after in training.steps(state, run.seed, run.steps, **schedule):
         watch(reading)
         state = after or state
-    graph, *_ = nets.split(net)
     state = training.unstack(state)
     return nnx.merge(graph, state.params, state.rest)
 

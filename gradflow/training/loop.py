@@ -129,7 +129,12 @@ class Training:
         """The state before the first step: the weights of `net`, the seed of batches and augmentation, and the
         optimiser's `hyperparameters` where they are not those that it was made with.
         """
-        _, params, rest = nets.split(net)
+        return self.start_from(*nets.split(net)[1:], seed, hyperparameters)
+
+    def start_from(
+        self, params: Any, rest: Any, seed: int, hyperparameters: Mapping[str, float] | None = None
+    ) -> State:
+        """The same from the parameters of a net and its other arrays: see `nets.split`."""
         params, rest, *_ = self.restack(State(params, rest, *[None] * 3))  # pyright: ignore[reportArgumentType]
         key = jax.random.fold_in(jax.random.key(seed), 2)
         jax.block_until_ready(params)  # a net too large for the memory raises here; jax would wait for it for ever

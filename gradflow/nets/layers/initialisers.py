@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.nnx import initializers
 from jax import core
+from jax.extend.core import Primitive
 
 from gradflow.errors import BadInput, choose
 
@@ -26,6 +27,25 @@ def shapes_alone() -> Iterator[None]:
         yield
     finally:
         _SHAPES_ALONE.reset(token)
+
+
+_TO_DRAW = contextvars.ContextVar("to draw", default=False)
+
+
+@contextlib.contextmanager
+def draws_recorded() -> Iterator[None]:
+    """Inside, a draw by a key that is traced is one operation of the trace: evaluated, it does what it does outside."""
+    token = _TO_DRAW.set(True)
+    try:
+        yield
+    finally:
+        _TO_DRAW.reset(token)
+
+
+# It has no rule for a compiler: a trace with it in is evaluated, operation by operation.
+_drawn = Primitive("draw")
+_drawn.def_impl(lambda key, *, draw, shape, dtype: draw(key, shape, dtype))
+_drawn.def_abstract_eval(lambda key, *, draw, shape, dtype: core.ShapedArray(shape, jnp.dtype(dtype)))
 
 
 def delta_orthogonal(gain: float = 1.0, dtype=jnp.float32):
@@ -93,6 +113,8 @@ def _soon_compiled(initialise: Callable) -> Callable:
         del out_sharding
         if _SHAPES_ALONE.get():
             return jnp.broadcast_to(jax.random.uniform(key, (), dtype), shape)
+        if _TO_DRAW.get() and isinstance(key, core.Tracer):
+            return _drawn.bind(key, draw=draw, shape=tuple(shape), dtype=dtype)
         # Only the outermost function may have compile options, and these are for the CPU's compiler.
         if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
             return initialise(key, shape, dtype)
