@@ -210,9 +210,8 @@ def check_devices() -> None:
 
 def machine() -> dict[str, Any]:
     """What a result depends on beside its settings, for `config.json`: versions, devices, cores, switches."""
-    packages = ("gradflow", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
-        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": _versions(),
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -222,6 +221,12 @@ def machine() -> dict[str, Any]:
         "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
     }
+
+
+@functools.cache  # files are read for it
+def _versions() -> dict[str, str]:
+    packages = ("gradflow", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
 Precision = Literal["float32", "bfloat16"]
