@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gradflow.errors import BadInput
-from gradflow.measure import spine as spine_layers
+from gradflow.measuring.measure import spine as spine_layers
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from gradflow import ranges
 from gradflow.claims import experiment as experiments
 from gradflow.claims.experiment import PRESETS, Experiment
 from gradflow.errors import BadInput, RunsFailed, choose
@@ -17,6 +16,7 @@ from gradflow.reports import recording, report, results_folders
 from gradflow.reports.results import Results
 from gradflow.runs import grid, published, sweep, table
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 from gradflow.training import platform
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # (runs, readings)

@@ -19,8 +19,8 @@ from rich.text import Text
 from gradflow.claims.verdict import number
 from gradflow.data.dataset import Dataset
 from gradflow.figures.sparkline import shorten, sparkline
-from gradflow.measure import spine
-from gradflow.reading import Reading
+from gradflow.measuring.measure import spine
+from gradflow.measuring.reading import Reading
 from gradflow.reports.live import Unfailing
 from gradflow.runs import train as training
 from gradflow.runs.settings import Run

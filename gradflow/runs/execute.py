@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from gradflow.errors import BadInput
+from gradflow.measuring.reading import NET, Reading
 from gradflow.nets import stack
-from gradflow.reading import NET, Reading
 from gradflow.runs import checkpoint
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from gradflow import ranges
 from gradflow.errors import BadInput
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:

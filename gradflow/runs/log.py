@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from gradflow import ranges
 from gradflow.errors import BadInput
-from gradflow.reading import NET, Reading
+from gradflow.measuring.reading import NET, Reading
 from gradflow.runs import published, table
 from gradflow.runs.readings import READINGS
 from gradflow.runs.record import Record
+from gradflow.settings import ranges
 from gradflow.training import platform
 
 # What the figures and statistics ask of every run.

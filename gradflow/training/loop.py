@@ -15,9 +15,9 @@ from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.errors import BadInput
-from gradflow.measure import ReadingSpec
+from gradflow.measuring.measure import ReadingSpec
+from gradflow.measuring.reading import Reading
 from gradflow.nets import stack
-from gradflow.reading import Reading
 from gradflow.training import platform
 from gradflow.training.step import State, make_step
 

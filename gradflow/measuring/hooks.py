@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.errors import BadInput
-from gradflow.reductions import norm, summary
+from gradflow.measuring.reductions import norm, summary
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]
