@@ -1,5 +1,4 @@
 from . import data as data
-from . import hooks as hooks
 from . import nets as nets
 from .analyses.gradient_paths import gradient_paths as gradient_paths
 from .analyses.scalar_chain import scalar_chain as scalar_chain
@@ -43,9 +42,10 @@ from .figures import charts as charts
 from .figures import plot as plot
 from .figures.flow import plot_gradient_flow as plot_gradient_flow
 from .figures.text import format_ratio as format_ratio
-from .measure import QUANTITIES as QUANTITIES
+from .measuring import hooks as hooks
+from .measuring.measure import QUANTITIES as QUANTITIES
+from .measuring.reading import Reading as Reading
 from .nets import count_parameters as count_parameters
-from .reading import Reading as Reading
 from .reports.experiments import run_experiment as run_experiment
 from .reports.experiments import run_sweep as run_sweep
 from .reports.progress import train as train

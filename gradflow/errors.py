@@ -68,3 +68,8 @@ def refuse_links(*paths: Path) -> None:
             raise BadInput(f"cannot use {path}: {error.strerror or error}") from error
         if link:
             raise BadInput(f"{path} is a symbolic link, which is not followed: remove the link and run again")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else what it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

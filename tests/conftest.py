@@ -22,7 +22,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in FLAGS))
 OWN_CACHE = "GRADFLOW_CACHE_DIR" not in os.environ
 if OWN_CACHE:
     os.environ["GRADFLOW_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradflow-tests-")
-WINGS = ("hooks", "reductions", "data", "measure", "nets", "training", "analyses", "watching")
+WINGS = ("measuring", "data", "nets", "training", "analyses", "watching")
 install_import_hook([f"gradflow.{wing}" for wing in WINGS], "beartype.beartype")
 
 # Each takes two seconds or more on one core, most of them five, and shows on a larger scale, or for a coming version,
@@ -158,7 +158,7 @@ SLOW = (
 # Files that take about ten seconds or more on one core, the longest first.
 LONGEST = (
     "nets/test_every_net.py",
-    "test_hooks.py",
+    "measuring/test_hooks.py",
     "watching/test_transforms.py",
     "training/test_training.py",
     "watching/test_own_loop.py",

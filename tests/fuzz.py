@@ -27,7 +27,7 @@ from PIL import Image
 
 import gradflow as gf
 from gradflow.commands.cli import EXIT_STOPPED
-from gradflow.measure import ReadingSpec
+from gradflow.measuring.measure import ReadingSpec
 
 SECONDS = 60
 ENDED: Counter[str] = Counter()

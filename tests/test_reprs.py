@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import gradflow as gf
-from gradflow.measure import ReadingSpec
+from gradflow.measuring.measure import ReadingSpec
 from gradflow.reports.results import Results
 
 HOSTILE = "<script>alert(1)</script>&\"'|\x1b[31m\u202e\n<img src=x onerror=y>"

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradflow.errors import BadInput
-from gradflow.hooks import no_hook
 from gradflow.kinds import checked
+from gradflow.measuring.hooks import no_hook
 from gradflow.training.read import check_batch
 from gradflow.training.step import loss_and_error
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 from gradflow import nets
 from gradflow.errors import BadInput
-from gradflow.hooks import STACK_MARK, no_hook
+from gradflow.measuring.hooks import STACK_MARK, no_hook
 from gradflow.training.read import as_images
 
 _ADDS = 1e-3  # of the output's norm: what is off by more is not rounding

@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gradflow import ranges, user_code
 from gradflow.claims.verdict import Verdict
 from gradflow.errors import BadInput
-from gradflow.runs.record import READINGS
+from gradflow.runs.readings import READINGS
+from gradflow.runs.runs_csv import NEEDED
 from gradflow.runs.settings import Run
-from gradflow.runs.table import NEEDED
+from gradflow.settings import ranges, user_code
 
 PRESETS = ("smoke", "default", "full")
 # What an experiment file may define, and with which arguments each is called.

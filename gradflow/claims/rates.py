@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import pandas as pd
 
-from gradflow import ranges
 from gradflow.claims import columns
 from gradflow.claims.statistics import TWINS, final_error, with_values
 from gradflow.errors import BadInput
 from gradflow.kinds import checked
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any

@@ -13,7 +13,7 @@ import pandas as pd
 from gradflow.claims import columns
 from gradflow.errors import BadInput, at_least
 from gradflow.kinds import checked
-from gradflow.measure import spine as spine_layers
+from gradflow.measuring.measure import spine as spine_layers
 
 # pandas types every column as a union that no type checker can follow: inside this file tables are not checked.
 Frame = Any

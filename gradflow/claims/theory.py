@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow import ranges
 from gradflow.errors import BadInput, at_least
 from gradflow.kinds import checked
+from gradflow.settings import ranges
 
 # The variance of a weight times the fan-in, at a gain of 1, for a layer whose input and output are equally wide.
 VARIANCES = {"he": 2.0, "glorot": 1.0, "lecun": 1.0, "orthogonal": 1.0}

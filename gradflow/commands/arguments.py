@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from gradflow.errors import BadInput, nearest
-from gradflow.settings import Setting
+from gradflow.settings.signature import Setting
 
 
 @dataclasses.dataclass(frozen=True)

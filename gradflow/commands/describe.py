@@ -8,9 +8,10 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from gradflow import nets, ranges
-from gradflow.hooks import Point, points
+from gradflow import nets
+from gradflow.measuring.hooks import Point, points
 from gradflow.nets.layers.atoms import IMAGES
+from gradflow.settings import ranges
 
 CLASSES = {"cifar": 10, "imagenet": 1000}  # of the images that a family of nets is for
 # What pools are called where a net is traced to the equations that it computes. The sum is the global average's.

@@ -126,7 +126,7 @@ def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
         experiment: the file of an experiment of your own.
     """
     from gradflow.reports import report
-    from gradflow.runs import table
+    from gradflow.runs import published, table
 
     folder = results_folders.absolute(results)
     judged = report.read_verdict(folder)
@@ -138,7 +138,7 @@ def plot(results: Positional[Path], *, experiment: OwnFile = None) -> int:
         figures = chosen.figure(frame, chosen.verdict(frame))
     else:
         figures = report.sweep_figures(frame, _print)
-    with table.publishing(folder):
+    with published.publishing(folder):
         drawn = report.draw(folder, figures)
     for name in drawn:
         _print(results / name)

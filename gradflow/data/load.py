@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow import ranges
 from gradflow.data import bounds, folder, hub, idx, parquet
 from gradflow.data.dataset import LAYOUTS, LEGAL, TEST_NAMES, TRAIN_NAMES, Dataset, assemble, one_line, unlabelled
 from gradflow.data.embedded import EMBEDDED, read_digits
 from gradflow.data.files import Files, newest, stamp
 from gradflow.errors import BadInput
+from gradflow.settings import ranges
 
 # RuntimeError: the home directory of an unknown user; the last three: text, sizes, numbers that no file should have.
 _UNREADABLE = (OSError, RuntimeError, UnicodeError, MemoryError, OverflowError)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gradflow.errors import BadInput
-from gradflow.reading import Reading
+from gradflow.measuring.reading import Reading
 from gradflow.runs import table
 from gradflow.watching.reading import WatchedReading
 

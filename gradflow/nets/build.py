@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Literal
 
-from gradflow import ranges, user_code
 from gradflow.errors import BadInput, nearest
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.calls import takes_hook
 from gradflow.nets.functional import split
 from gradflow.nets.layers.initialisers import draws_recorded, shapes_alone
 from gradflow.nets.layers.streams import Checked
-from gradflow.settings import Setting, of_function
+from gradflow.settings import ranges, user_code
+from gradflow.settings.signature import Setting, of_function
 
 NETS: dict[str, Callable[..., nnx.Module]] = {
     "plain": residual.plain,

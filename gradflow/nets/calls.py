@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from gradflow.errors import BadInput
-from gradflow.hooks import Hook
+from gradflow.measuring.hooks import Hook
 
 MARK = "to_nnx__gradflow_path"  # so begins what `nnx.bridge.ToNNX` does not take for variables of its Linen module
 ROOT = "output"  # the name of a model's own output, where it has weights of its own or no submodules

@@ -8,8 +8,8 @@ import jax
 from flax import nnx
 
 from gradflow.errors import BadInput
-from gradflow.hooks import Hook, Point, no_hook, points, unstacked_names
 from gradflow.kinds import checked
+from gradflow.measuring.hooks import Hook, Point, no_hook, points, unstacked_names
 from gradflow.nets import dependencies
 from gradflow.nets.calls import call_watched, takes_hook
 

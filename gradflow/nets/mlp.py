@@ -13,7 +13,7 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits
 from gradflow.errors import at_least
-from gradflow.hooks import Hook, no_hook
+from gradflow.measuring.hooks import Hook, no_hook
 from gradflow.nets.layers.atoms import Activation, Atoms, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation
 from gradflow.nets.layers.streams import streams

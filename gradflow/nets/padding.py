@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gradflow.hooks import STACK_MARK, unstacked_names
+from gradflow.measuring.hooks import STACK_MARK, unstacked_names
 from gradflow.nets.stack import Count, kind, stacked_names, unstack
 
 LENGTH = 9  # units of a row, the most of 56 layers (He et al. 2015, section 4.2); of longer ones twice, four times it

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from gradflow.errors import BadInput
-from gradflow.hooks import STACK_MARK, Hook, scan, unstacked_names
+from gradflow.measuring.hooks import STACK_MARK, Hook, scan, unstacked_names
 from gradflow.nets.layers.normalisations import SAVED
 
 # Equal units in a row from which on they are joined. On large maps beyond the 110 layers of He 2015, which have 18 a

@@ -13,7 +13,7 @@ from flax import nnx
 
 from gradflow.arrays import Images, Logits
 from gradflow.errors import BadInput, at_least, share
-from gradflow.hooks import Hook, no_hook
+from gradflow.measuring.hooks import Hook, no_hook
 from gradflow.nets.layers.atoms import IMAGES, Activation, Atoms, Dropout, Padding, check_image_size
 from gradflow.nets.layers.normalisations import Normalisation, local_response_normalisation
 from gradflow.nets.layers.pooling import max_pool

@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from gradflow import ranges
 from gradflow.claims import experiment as experiments
 from gradflow.claims.experiment import PRESETS, Experiment
 from gradflow.errors import BadInput, RunsFailed, choose
 from gradflow.reports import recording, report, results_folders
 from gradflow.reports.results import Results
-from gradflow.runs import grid, sweep, table
+from gradflow.runs import grid, published, sweep, table
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 from gradflow.training import platform
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # (runs, readings)
@@ -71,8 +71,8 @@ def run_experiment(
         begun = time.monotonic()
         tables = [*tables, experiments.measured(chosen, preset, folder, given, seeds)]
         made = made or report.provenance(command, time.monotonic() - begun, platform.machine())
-    with table.publishing(folder):
-        table.publish(folder, *table.concatenate(tables))
+    with published.publishing(folder):
+        published.publish(folder, *table.concatenate(tables))
         frame = table.load(folder)
         verdict, figures = report.write(folder, frame, chosen, made, judged=preset != "smoke")
     return Results(folder, frame, figures, verdict, failures)
@@ -114,8 +114,8 @@ def run_sweep(
     records = sweep.records(grid.grid(seeds, **given), folder)
     failures = _execute(records, workers, checkpoint_seconds, progress)
     notes: list[str] = []
-    with table.publishing(folder):
-        table.publish(folder, *sweep.collect(records))
+    with published.publishing(folder):
+        published.publish(folder, *sweep.collect(records))
         frame = table.load(folder)
         figures = report.sweep_figures(frame, notes.append)
         report.draw(folder, figures)

@@ -20,8 +20,8 @@ from gradflow.claims.verdict import number
 from gradflow.data.dataset import Dataset
 from gradflow.figures.sparkline import shorten, sparkline
 from gradflow.kinds import checked
-from gradflow.measure import spine
-from gradflow.reading import Reading
+from gradflow.measuring.measure import spine
+from gradflow.measuring.reading import Reading
 from gradflow.reports.live import Unfailing
 from gradflow.runs import train as training
 from gradflow.runs.settings import Run

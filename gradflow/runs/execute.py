@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from gradflow.errors import BadInput
-from gradflow.reading import NET, Reading
+from gradflow.measuring.reading import NET, Reading
 from gradflow.runs import checkpoint
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run

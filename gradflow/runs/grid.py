@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from gradflow import ranges
 from gradflow.errors import BadInput
 from gradflow.kinds import checked
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 
 
 def grid(seeds: int, **choices: Sequence[Any]) -> list[Run]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from gradflow import ranges
 from gradflow.errors import BadInput
-from gradflow.reading import NET, Reading
-from gradflow.runs import table
-from gradflow.runs.record import READINGS, Record
+from gradflow.measuring.reading import NET, Reading
+from gradflow.runs import published, table
+from gradflow.runs.readings import READINGS
+from gradflow.runs.record import Record
+from gradflow.settings import ranges
 from gradflow.training import platform
 
 # What the figures and statistics ask of every run.
@@ -121,9 +122,9 @@ def record(results: str | Path, settings: Mapping[str, Any] | None = None) -> It
             log.flush("failed")
             raise
         log.flush("done")
-    with table.publishing(folder):
+    with published.publishing(folder):
         found = [Record(one) for one in sorted((folder / "runs").iterdir()) if one.is_dir()]
-        table.publish(folder, *table.collect(found))
+        published.publish(folder, *table.collect(found))
 
 
 def _number(name: str, value: Any) -> Any:

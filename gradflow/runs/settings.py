@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradflow import html_table, nets, settings
+from gradflow import html_table, nets
 from gradflow.data.transforms import TRANSFORMS, Centre
 from gradflow.errors import BadInput, choose, nearest
-from gradflow.settings import Setting
+from gradflow.settings import signature as settings
+from gradflow.settings.signature import Setting
 from gradflow.training.optimiser import Optimiser, Schedule
 from gradflow.training.optimiser import schedule as make_schedule
 from gradflow.training.platform import Precision

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gradflow import nets, ranges
+from gradflow import nets
 from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.data.load import prepared, read
 from gradflow.errors import BadInput
 from gradflow.kinds import checked
+from gradflow.measuring.reading import Reading
 from gradflow.nets import padding
-from gradflow.reading import Reading
 from gradflow.runs.settings import Run
+from gradflow.settings import ranges
 from gradflow.training import loop, memory, optimiser, platform
 from gradflow.training.loop import Training
 from gradflow.training.step import State

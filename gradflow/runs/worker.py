@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from gradflow.data.load import digest
 from gradflow.errors import BadInput
-from gradflow.measure import spine
-from gradflow.reading import Reading
+from gradflow.measuring.measure import spine
+from gradflow.measuring.reading import Reading
 from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
 from gradflow.runs.settings import Run

@@ -16,10 +16,10 @@ from gradflow.data import batches
 from gradflow.data import transforms as image_transforms
 from gradflow.data.dataset import Dataset
 from gradflow.errors import BadInput
-from gradflow.hooks import unstacked_names
-from gradflow.measure import ReadingSpec
+from gradflow.measuring.hooks import unstacked_names
+from gradflow.measuring.measure import ReadingSpec
+from gradflow.measuring.reading import Reading
 from gradflow.nets import padding, stack
-from gradflow.reading import Reading
 from gradflow.training import platform
 from gradflow.training.step import State, make_step
 

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow import nets, user_code
+from gradflow import nets
 from gradflow.errors import BadInput
-from gradflow.measure import ReadingSpec, measure_flow, measure_weights
+from gradflow.measuring.measure import ReadingSpec, measure_flow, measure_weights
+from gradflow.measuring.reading import Reading
 from gradflow.nets import stack
-from gradflow.reading import Reading
+from gradflow.settings import user_code
 from gradflow.training.step import finite, gradients
 
 _BATCH = "images (batch, height, width, channel) and integer labels (batch,), one or more"

@@ -10,8 +10,8 @@ import optax
 
 from gradflow import nets
 from gradflow.arrays import Heads, Labels, Logits, Scalar
-from gradflow.hooks import Recorder, make_sinks, no_hook
-from gradflow.measure import ReadingSpec, measure_flow, measure_weights
+from gradflow.measuring.hooks import Recorder, make_sinks, no_hook
+from gradflow.measuring.measure import ReadingSpec, measure_flow, measure_weights
 from gradflow.nets import stack
 
 

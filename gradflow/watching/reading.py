@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow.hooks import STACK_MARK
-from gradflow.measure import ReadingSpec, measure_flow, measure_weights
-from gradflow.reading import Reading
+from gradflow.measuring.hooks import STACK_MARK
+from gradflow.measuring.measure import ReadingSpec, measure_flow, measure_weights
+from gradflow.measuring.reading import Reading
 from gradflow.watching import sinks, trees
 from gradflow.watching.plan import Layer, Plan, Point
 

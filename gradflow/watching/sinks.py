@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow.hooks import OPEN
-from gradflow.reductions import norm, summary
+from gradflow.measuring.hooks import OPEN
+from gradflow.measuring.reductions import norm, summary
 
 SEEN = 3  # numbers of the forward pass: mean, deviation, share of zeros
 MANY = 2**14  # entries, from which on a branch saves more than it costs

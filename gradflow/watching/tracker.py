@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.errors import BadInput
-from gradflow.hooks import STACK_MARK
+from gradflow.measuring.hooks import STACK_MARK
 from gradflow.nets import calls, dependencies
 from gradflow.nets.calls import ROOT, is_value
 from gradflow.watching import equinox, sinks

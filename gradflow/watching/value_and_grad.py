@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gradflow import hooks
 from gradflow.errors import BadInput
-from gradflow.hooks import make_sinks
 from gradflow.kinds import checked
+from gradflow.measuring import hooks
+from gradflow.measuring.hooks import make_sinks
 from gradflow.watching import equinox, sinks
 from gradflow.watching import plan as plans
 from gradflow.watching.pure import Pure, pure

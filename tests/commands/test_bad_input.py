@@ -16,7 +16,8 @@ from command_line import QUICK, TINY, Result, call, compile_once  # noqa: F401
 
 from gradflow.claims import experiment
 from gradflow.data.load import load_data
-from gradflow.runs.record import FORMAT, TABLES_FORMAT
+from gradflow.runs.readings import TABLES_FORMAT
+from gradflow.runs.record import FORMAT
 
 SWEEP = ("sweep", *QUICK, "--steps", 2, "--evaluations", 0)
 

@@ -14,7 +14,7 @@ import pytest
 from command_line import TINY, Result, call
 from PIL import Image
 
-from gradflow.runs import table
+from gradflow.runs import published
 
 IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 HOSTILE = "a\x1b[31m\x1b]0;title\x07\nb\u202ec"
@@ -43,7 +43,7 @@ def publish(folder: Path, **verdict: Any) -> Path:
     """A results folder with a run of two readings, and a verdict if one is given."""
     runs = pd.DataFrame([{"run": "one", "net": "plain", "depth": 8, "data": "digits", "seed": 0, "status": "done"}])
     readings = [{"run": "one", "step": 1, "layer": "", "position": -1, "quantity": "train_error", "value": 0.5}]
-    table.publish(folder, runs, pd.DataFrame(readings))
+    published.publish(folder, runs, pd.DataFrame(readings))
     if verdict:
         content = {"outcome": "NOT JUDGED", "made": {"command": "gradflow run mine.py"}, **verdict}
         (folder / "verdict.json").write_text(json.dumps(content))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import gradflow as gf
-from gradflow.runs import table
+from gradflow.runs import published
 
 RUN = gf.Run(net="residual_mlp", depth=8, width=4, batch=16, steps=3)
 DRAW = (gf.plot.gradient_curves, gf.plot.film, gf.plot.paths, gf.plot.errors, gf.plot.depth_errors)
@@ -56,7 +56,7 @@ def test_readings_of_several_nets_are_drawn_side_by_side(readings, tmp_path):
 def test_a_results_folder_is_drawn_as_its_table(readings, tmp_path):
     rows = joined(readings, "plain").drop(columns=["net", "seed"])
     runs = pd.DataFrame([{"run": "plain", "net": "plain", "seed": 0, "steps": 3, "status": "done"}])
-    table.publish(tmp_path, runs, rows)
+    published.publish(tmp_path, runs, rows)
     of_table = drawn(gf.plot.errors(gf.load(tmp_path)), tmp_path)
     assert drawn(gf.plot.errors(tmp_path), tmp_path) == drawn(gf.plot.errors(str(tmp_path)), tmp_path) == of_table
     assert gf.plot.caption(tmp_path) == gf.plot.caption(gf.load(tmp_path)) != ""

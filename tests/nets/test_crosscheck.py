@@ -14,7 +14,7 @@ import pytest
 
 from gradflow import nets
 from gradflow.arrays import Heads
-from gradflow.hooks import Recorder
+from gradflow.measuring.hooks import Recorder
 from gradflow.training.step import gradients
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install 'gradflow[crosscheck]'")

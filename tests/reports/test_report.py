@@ -13,7 +13,7 @@ from gradflow.claims.experiment import Experiment
 from gradflow.reports import report
 from gradflow.reports.live import View
 from gradflow.reports.summary import summary
-from gradflow.runs import table
+from gradflow.runs import published, table
 
 HOSTILE = "<img src=x>|[link](there)\n# heading \x1b[31m$x$ [red]"
 ILLEGAL = ("../../escaped", "a/b", "a\\b", "", "/absolute", "..", ".hidden", "two\nlines", "a" * 101, "a\0b", 3, None)
@@ -80,7 +80,7 @@ def test_a_verdict_is_read_and_of_an_own_file_the_name_alone(tmp_path):
     ],
 )
 def test_a_foreign_verdict_is_one_line(content, verb, tmp_path):
-    table.publish(tmp_path, *tables())
+    published.publish(tmp_path, *tables())
     (tmp_path / "verdict.json").write_text(content)
     result = call(verb, tmp_path)
     assert result.code == 2
@@ -151,7 +151,7 @@ def test_the_live_view_shows_brackets_and_obeys_no_escape(capsys, monkeypatch):
 
 
 def test_a_table_is_loaded_with_the_quantities_that_are_wanted_alone(tmp_path):
-    table.publish(tmp_path, *tables())
+    published.publish(tmp_path, *tables())
     whole: Any = gf.load(tmp_path)
     part = table.load(tmp_path, quantities=["test_error"])
     assert len(part) == 1 < len(whole)

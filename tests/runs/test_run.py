@@ -15,8 +15,8 @@ from command_line import compile_once  # noqa: F401
 import gradflow as gf
 from gradflow import nets
 from gradflow.errors import BadInput
+from gradflow.measuring.reading import NET
 from gradflow.nets import stack
-from gradflow.reading import NET
 from gradflow.runs import checkpoint, sweep
 from gradflow.runs.execute import execute
 from gradflow.runs.record import FORMAT, Record

@@ -22,7 +22,7 @@ from test_table import BESIDE, SETTINGS, fill
 
 import gradflow as gf
 from gradflow.errors import BadInput
-from gradflow.runs import checkpoint, files, table
+from gradflow.runs import checkpoint, files, published, table
 from gradflow.runs.execute import execute
 from gradflow.runs.record import Record
 
@@ -43,8 +43,8 @@ def parts(record: Record) -> list[Path]:
 
 
 def publish(results: Path, *records: Record) -> pd.DataFrame:
-    with table.publishing(results):
-        table.publish(results, *table.collect(records))
+    with published.publishing(results):
+        published.publish(results, *table.collect(records))
     return gf.load(results)
 
 
@@ -132,9 +132,9 @@ def test_a_publication_that_is_interrupted_leaves_the_old_tables_or_the_new_ones
         calls.append(paths)
         replace(*paths)
 
-    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt), table.publishing(tmp_path):
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt), published.publishing(tmp_path):
         patched.setattr(os, "replace", stopping)
-        table.publish(tmp_path, *table.collect([make_read(tmp_path, 1), make_read(tmp_path, 2)]))
+        published.publish(tmp_path, *table.collect([make_read(tmp_path, 1), make_read(tmp_path, 2)]))
     pd.testing.assert_frame_equal(gf.load(tmp_path), new if kept > 1 else old)
     pd.testing.assert_frame_equal(publish(tmp_path, make_read(tmp_path, 1), make_read(tmp_path, 2)), new)
     assert not (tmp_path / ".runs.csv.next").exists()

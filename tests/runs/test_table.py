@@ -15,8 +15,9 @@ import pytest
 
 import gradflow as gf
 from gradflow.errors import BadInput
-from gradflow.runs import files, table
-from gradflow.runs.record import FORMAT, READINGS, TABLES_FORMAT, Record
+from gradflow.runs import files, published, table
+from gradflow.runs.readings import READINGS, TABLES_FORMAT
+from gradflow.runs.record import FORMAT, Record
 
 LAYERS = ("stem", "block01", "block01/conv1", "block02")
 ODD = (math.nan, math.inf, -math.inf, 1e-45, -0.0, 3.4028235e38)  # each at the edge of float32 or beyond numbers
@@ -203,11 +204,11 @@ def test_raw_and_published_results_are_one_table(tmp_path):
     (tmp_path / "runs" / "notes.txt").write_text("a file of somebody's")
     raw = gf.load(tmp_path)
     runs, readings = table.collect([Record(folder) for folder in sorted((tmp_path / "runs").glob("[br]*"))])
-    table.publish(tmp_path, runs, readings)
+    published.publish(tmp_path, runs, readings)
     pd.testing.assert_frame_equal(gf.load(tmp_path), raw)
     pd.testing.assert_frame_equal(gf.load(str(tmp_path)), raw)
     first = pq.read_table(tmp_path / "readings.parquet"), (tmp_path / "runs.csv").read_bytes()
-    table.publish(tmp_path, *table.collect([Record(tmp_path / "runs" / f"run-{seed}") for seed in range(4)]))
+    published.publish(tmp_path, *table.collect([Record(tmp_path / "runs" / f"run-{seed}") for seed in range(4)]))
     assert (pq.read_table(tmp_path / "readings.parquet"), (tmp_path / "runs.csv").read_bytes()) == first
 
 
@@ -247,7 +248,7 @@ def test_a_truncated_part_is_one_line(tmp_path, keep):
 
 @pytest.mark.parametrize("name", ["readings.parquet", "runs.csv"])
 def test_a_truncated_published_table_is_one_line(tmp_path, name):
-    table.publish(tmp_path, *table.collect([make(tmp_path, "run", 0)]))
+    published.publish(tmp_path, *table.collect([make(tmp_path, "run", 0)]))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(BadInput, match=rf"cannot read .*{name}: .*; remove it and run again|does not add up") as error:
         gf.load(tmp_path)
@@ -256,7 +257,7 @@ def test_a_truncated_published_table_is_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("column", ["run", "layer", "quantity"])
 def test_a_published_name_that_is_no_text_is_one_line(tmp_path, column):
-    table.publish(tmp_path, *table.collect([make(tmp_path, "run", 0)]))
+    published.publish(tmp_path, *table.collect([make(tmp_path, "run", 0)]))
     path = tmp_path / "readings.parquet"
     readings = pq.read_table(path)
     ends = pa.py_buffer(np.array([0, 1], np.int32).tobytes())
@@ -280,13 +281,13 @@ def test_a_broken_json_file_is_one_line(tmp_path, name, content):
 
 def test_results_of_another_version_are_refused(tmp_path):
     record = make(tmp_path, "run", 0)
-    table.publish(tmp_path, *table.collect([record]))
-    published = tmp_path / "readings.parquet"
+    published.publish(tmp_path, *table.collect([record]))
+    path = tmp_path / "readings.parquet"
     for metadata in (None, {"gradflow_format": str(TABLES_FORMAT + 1)}):
-        pq.write_table(pq.read_table(published).replace_schema_metadata(metadata), published)
+        pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
         with pytest.raises(BadInput, match=f"results format .*, this version reads {TABLES_FORMAT}"):
             gf.load(tmp_path)
-    published.unlink()
+    path.unlink()
     content = json.loads((record.folder / "config.json").read_text())
     assert content["format"] == FORMAT
     (record.folder / "config.json").write_text(json.dumps({**content, "format": FORMAT + 1}))

@@ -13,8 +13,8 @@ from gradflow import nets
 from gradflow.data.batches import indices
 from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
+from gradflow.measuring.reading import Reading
 from gradflow.nets import stack
-from gradflow.reading import Reading
 from gradflow.training import optimiser as optim
 from gradflow.training import platform as runtime
 from gradflow.training.loop import Training

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradflow.dynamic_scan import dynamic_scan
+from gradflow.measuring.dynamic_scan import dynamic_scan
 
 ROWS = {
     "kernel": jax.random.normal(jax.random.key(0), (5, 3, 3)),

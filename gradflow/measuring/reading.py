@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from gradflow import html_table
-from gradflow.measure import ReadingSpec
+from gradflow.measuring.measure import ReadingSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.errors import BadInput
-from gradflow.hooks import STACK_MARK, Point, unstacked_names
-from gradflow.reductions import LARGE, norm, norms
+from gradflow.measuring.hooks import STACK_MARK, Point, unstacked_names
+from gradflow.measuring.reductions import LARGE, norm, norms
 
 
 class Quantity(NamedTuple):

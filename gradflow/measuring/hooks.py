@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow.dynamic_scan import dynamic_scan
 from gradflow.errors import BadInput
-from gradflow.reductions import norm, summary
+from gradflow.measuring.dynamic_scan import dynamic_scan
+from gradflow.measuring.reductions import norm, summary
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Sinks = dict[str, jax.Array]

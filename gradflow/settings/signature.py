@@ -14,8 +14,8 @@ from typing import Any
 
 import docstring_parser
 
-from gradflow import ranges
 from gradflow.errors import BadInput, choose
+from gradflow.settings import ranges
 
 PLAIN = (bool, int, float, str)
 _LEGAL_TYPES = "bool, int, float, str or a Literal of these, alone or with None"

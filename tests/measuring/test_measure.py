@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from naive import DIGITS, STATISTICS, activations, build, digits, loss, signals
 
 import gradflow as gf
-from gradflow import measure, nets, reductions
+from gradflow import nets
 from gradflow.data.batches import indices
 from gradflow.data.transforms import normalise
 from gradflow.errors import BadInput
-from gradflow.reading import Reading
+from gradflow.measuring import measure, reductions
+from gradflow.measuring.reading import Reading
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 from gradflow.training.read import read

@@ -14,7 +14,8 @@ import pytest
 from flax import nnx
 from naive import DIGITS, build, digits, signals
 
-from gradflow import hooks, nets, reductions
+from gradflow import nets
+from gradflow.measuring import hooks, reductions
 from gradflow.training import optimiser as optim
 from gradflow.training.loop import Training
 from gradflow.training.read import read

@@ -11,8 +11,8 @@ import pytest
 from command_line import call
 
 import gradflow as gf
-from gradflow import ranges
 from gradflow.errors import BadInput
+from gradflow.settings import ranges
 
 TRILLION = 10**12
 

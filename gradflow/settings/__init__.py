@@ -1,0 +1,1 @@
+"""What a person sets: settings, their ranges, and a Python file of their own."""
