@@ -19,6 +19,7 @@ from flax import nnx
 from jax.extend.core import Literal
 
 from gradflow.errors import BadInput, nearest
+from gradflow.kinds import checked
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.calls import takes_hook
 from gradflow.nets.functional import split
@@ -92,6 +93,7 @@ def _settings(function: Callable[..., nnx.Module], net: str) -> dict[str, Settin
 _FORM = "legal is a function build(*, classes, channels, seed, ...) that returns an nnx.Module"
 
 
+@checked
 def complete(net: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a net, those not `given` at their defaults.
 

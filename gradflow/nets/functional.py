@@ -20,6 +20,7 @@ def count_parameters(net: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param)))
 
 
+@checked
 def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
     """A net's structure (hashable), its parameters and its running statistics, the latter two as plain nested dicts.
 
@@ -29,6 +30,7 @@ def split(net: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]
     return graph, _plain(params), _plain(rest)
 
 
+@checked
 def structure(net: nnx.Module) -> tuple[Any, ...]:
     """What a program that is compiled for a net depends on, hashable: all but the values of its arrays."""
     graph, *trees = split(net)
@@ -83,6 +85,7 @@ def multiply_adds(layers: Mapping[str, Mapping[str, Any]], points: Iterable[Poin
     }
 
 
+@checked
 def points_of(net: nnx.Module, image_shape: tuple[int, ...], dtype: Any = None) -> tuple[Point, ...]:
     """The hook points of a net for images of `(height, width, channel)`, in order, without running it.
 
