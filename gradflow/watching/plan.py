@@ -1,8 +1,9 @@
 """Where a model is read: found by tracing its loss once, without computing anything."""
 
+import contextlib
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,7 +67,7 @@ def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: in
     shapes = watched.shapes(params)
     for outside in (calls.traces(params), None):
         search = Search(shapes, watched.root_is_point(shapes))
-        with watched.traced(search, outside), in_one_line():
+        with watched.traced(search, outside), in_one_line("the model cannot be traced with this batch"):
             closed, value = jax.make_jaxpr(lambda params: loss(params)[0], return_shape=True)(params)
         if search.called:
             break
@@ -212,18 +213,18 @@ def _check_units(patterns: Sequence[str] | None, points: Sequence[Point]) -> Non
 # What cannot be watched
 
 
-def in_one_line() -> Any:
-    """A model of the user's own may raise anything while it is traced: that becomes a `BadInput`."""
-    return _InOneLine()
-
-
-class _InOneLine:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, BadInput):
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            raise BadInput(f"the model cannot be traced with this batch: {reason}") from error
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """A model of the user's own may raise anything while it is traced: that becomes a `BadInput`, which says what."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if "custom_lin" in reason or "custom_vjp" in reason:  # of ours: the loss was traced before without
+            reason = "a derivative that is taken forwards in it (jax.jvp, jacfwd, hessian) passes no reading on"
+        raise BadInput(f"{what}: {reason}") from error
 
 
 def _described(value: Any) -> str:

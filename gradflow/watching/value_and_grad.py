@@ -159,7 +159,8 @@ def _read(watched: Watched, plan: plans.Plan, given: Pure, read: Any) -> Any:
             raise BadInput(f"the point {missed[0]!r} was passed in one trace of the loss and not in the next one")
         return found
 
-    found = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(given.params, flow, units)
+    with plans.in_one_line("the loss cannot be differentiated and read"):
+        found = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(given.params, flow, units)
     value, (gradients, flow, units) = found
     return value, gradients, reading(plan, value[0], given.params, gradients, flow, units)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import TINY, call, compile_once, running, started, until  # noqa: F401
-from test_table import BESIDE, SETTINGS, fill
+from records import BESIDE, SETTINGS, fill
 
 import gradflow as gf
 from gradflow.errors import BadInput

@@ -364,6 +364,7 @@ INSIDE = {
     "jax.lax.map": "was not seen",
     "an inner jit, twice": "take the inner jit",
     "vmap by another name": "was not seen",
+    "jax.jvp": "a derivative that is taken forwards in it",
 }
 
 
@@ -380,6 +381,7 @@ def test_a_transform_that_no_reading_comes_out_of_is_refused_in_one_line(how):
         "jax.lax.map": lambda state, x: jax.lax.map(lambda row: pure(state, row), x),
         "an inner jit, twice": lambda state, x: inner(state, inner(state, x)),
         "vmap by another name": lambda state, x: vmap(lambda row: pure(state, row))(x),
+        "jax.jvp": lambda state, x: jax.jvp(lambda x: pure(state, x), (x,), (x,))[1],
     }[how]
     with pytest.raises(BadInput, match=INSIDE[how]) as refused:
         gf.value_and_grad(lambda state, x: jnp.mean(forward(state, x) ** 2), gf.watch(model))(state, x)
