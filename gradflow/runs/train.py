@@ -125,8 +125,8 @@ def _training(run: Run, dataset: Dataset, workers: int = 1, padded: bool = True)
     if run.net in nets.NETS:  # a user's own two nets may differ in what looks the same, or cannot be compared
         program = loop.pad(net, run.batch, dataset.image_shape) if padded else None
         found = nets.structure(program.net if program else net), run.program, dataset, padded
-    if found in _KEPT:
-        return _KEPT.setdefault(asked, _KEPT[found].of(net))
+    if kept := _KEPT.get(found):
+        return _KEPT.setdefault(asked, kept.of(net) if kept.padded else kept)
     _KEPT.clear()
     transforms = tuple(run.transforms.split("+")) if run.augment else ()
     given = {"transforms": transforms, "centre": run.centre, "padded": padded}

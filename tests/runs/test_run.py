@@ -16,7 +16,6 @@ import gradflow as gf
 from gradflow import nets
 from gradflow.errors import BadInput
 from gradflow.measuring.reading import NET
-from gradflow.nets import stack
 from gradflow.runs import checkpoint, sweep
 from gradflow.runs.execute import execute
 from gradflow.runs.record import FORMAT, Record
@@ -367,8 +366,9 @@ def test_a_run_whose_units_are_joined_goes_on_from_a_checkpoint_that_has_them_on
     polls = iter([False, False, True, True])
     assert execute(run, parts, stop=lambda: next(polls)) == "stopped"
     _, params, _ = nets.split(build_net(run))
-    one_by_one = stack.unstack(prepare(run)[1])
-    assert one_by_one.params.keys() == params.keys() != prepare(run)[1].params.keys()
+    training, joined = prepare(run)
+    one_by_one = training.unstack(joined)
+    assert one_by_one.params.keys() == params.keys() != joined.params.keys()
     assert checkpoint.latest(parts.checkpoints, one_by_one, parts.name)  # no checkpoint of another structure is read
     assert execute(run, parts) == "done"
     np.testing.assert_equal(stored(parts), stored(whole))
