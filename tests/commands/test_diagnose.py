@@ -60,7 +60,7 @@ def refused(*arguments: object) -> str:
 def test_what_cannot_be_diagnosed_is_one_line(swept, tmp_path):
     assert "no results folder" in refused(tmp_path)
     assert "no results folder" in refused(tmp_path / "nowhere")
-    assert "no activation_gradient_norm, but build_seconds" in refused(ROOT / "results" / "overhead")
+    assert "no activation_gradient_norm, but compile_seconds" in refused(ROOT / "results" / "overhead")
     assert "step 3 was not recorded: choose one of 1, 2" in refused(swept, "--step", 3)
     assert "there is no run 'plain'" in refused(swept, "--run", "plain")
     assert "did you mean --step?" in refused(swept, "--steps", 3)
