@@ -16,30 +16,26 @@ from jax.extend.core import Primitive
 
 from gradflow.errors import BadInput, choose
 
-_SHAPES_ALONE = contextvars.ContextVar("shapes alone", default=False)
+_DRAWS = contextvars.ContextVar("what a draw gives", default="numbers")
 
 
 @contextlib.contextmanager
-def shapes_alone() -> Iterator[None]:
+def _draws(what: str) -> Iterator[None]:
+    token = _DRAWS.set(what)
+    try:
+        yield
+    finally:
+        _DRAWS.reset(token)
+
+
+def shapes_alone() -> contextlib.AbstractContextManager[None]:
     """Inside, weights are of no meaning, and nothing of their size is computed: a key that is traced gives shapes."""
-    token = _SHAPES_ALONE.set(True)
-    try:
-        yield
-    finally:
-        _SHAPES_ALONE.reset(token)
+    return _draws("shapes")
 
 
-_TO_DRAW = contextvars.ContextVar("to draw", default=False)
-
-
-@contextlib.contextmanager
-def draws_recorded() -> Iterator[None]:
+def draws_recorded() -> contextlib.AbstractContextManager[None]:
     """Inside, a draw by a key that is traced is one operation of the trace: evaluated, it does what it does outside."""
-    token = _TO_DRAW.set(True)
-    try:
-        yield
-    finally:
-        _TO_DRAW.reset(token)
+    return _draws("operations")
 
 
 # It has no rule for a compiler: a trace with it in is evaluated, operation by operation.
@@ -111,9 +107,9 @@ def _soon_compiled(initialise: Callable) -> Callable:
     @functools.wraps(initialise)
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        if _SHAPES_ALONE.get():
+        if _DRAWS.get() == "shapes":
             return jnp.broadcast_to(jax.random.uniform(key, (), dtype), shape)
-        if _TO_DRAW.get() and isinstance(key, core.Tracer):
+        if _DRAWS.get() == "operations" and isinstance(key, core.Tracer):
             return _drawn.bind(key, draw=draw, shape=tuple(shape), dtype=dtype)
         # Only the outermost function may have compile options, and these are for the CPU's compiler.
         if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
