@@ -46,6 +46,11 @@ def best_rates(table: Rated, by: Sequence[str] = TWINS, score: Series | None = N
     the settings `by`. A net that was run at a single rate has that one. Raises `BadInput` where a rate is to be chosen
     and no images were held out: on the test set nothing may be chosen.
     """
+    return _scores(table, by, score).idxmin(axis=1).rename("learning_rate")
+
+
+def _scores(table: Frame, by: Sequence[str], score: Series | None) -> Frame:
+    """What the rates are chosen by: a row a net, a column a rate, nan where a net was not run at it."""
     columns.one_or_more(by)
     keys = [*by, "learning_rate"]
     error = final_error(table, "test_error", keys) if score is None else score
@@ -58,18 +63,22 @@ def best_rates(table: Rated, by: Sequence[str] = TWINS, score: Series | None = N
     means = choosing.groupby(keys).mean().unstack("learning_rate").sort_index(axis=1).dropna(how="all")
     if means.empty:
         raise BadInput("no run of this table has a test_error: there is nothing to choose a rate by")
-    return means.idxmin(axis=1).rename("learning_rate")
+    return means
 
 
 @checked
 def rates_in_words(table: Rated, by: Sequence[str] = TWINS, score: Series | None = None) -> Series:
-    """The rates of `best_rates` as text, which says where one is an end of its grid: a better one may lie beyond."""
-    best = best_rates(table, by, score)
+    """The rates of `best_rates` as text, which says where one is an end of its grid: a better one may lie beyond; and
+    where all rates are alike, as for a net that stays at chance at each.
+    """
+    best, scores = best_rates(table, by, score), _scores(table, by, score)
     tried = with_values(table, by).groupby(list(by))["learning_rate"].agg(["min", "max"]).reindex(best.index)
     words = best.map("{:g}".format)
     several = tried["min"] < tried["max"]
-    words = words.where(~several | (best > tried["min"]), words + " (the lowest tried)")
-    return words.where(~several | (best < tried["max"]), words + " (the highest tried)")
+    alike = several & (scores.max(axis=1) == scores.min(axis=1))
+    words = words.where(~alike, words + " (all tried are alike)")
+    words = words.where(~several | alike | (best > tried["min"]), words + " (the lowest tried)")
+    return words.where(~several | alike | (best < tried["max"]), words + " (the highest tried)")
 
 
 @checked

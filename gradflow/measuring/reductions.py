@@ -58,7 +58,7 @@ def summary(x: jax.Array, large: int = LARGE) -> jax.Array:
     if not _is_summed_first(x, large):
         return careful(x)
     mean, squares = _total(x) / x.size, _total(jnp.square(x))
-    zeros = jnp.clip(1 - _total(jnp.abs(jnp.sign(x))) / x.size, 0, 1)  # a share also after rounding
+    zeros = jnp.clip(1 - _total(jnp.square(jnp.sign(x))) / x.size, 0, 1)  # a share also after rounding
     variance = squares / x.size - jnp.square(mean)
     known = _safe(squares) & (variance > 0.1 * jnp.square(mean))  # else too much of the sum is the mean's
     return jax.lax.cond(known, lambda x: jnp.stack([mean, jnp.sqrt(variance), zeros]), careful, x)

@@ -126,6 +126,11 @@ def test_a_best_rate_at_an_end_of_its_grid_says_so(best, words):
     assert set(gf.rates_in_words(single, ("net",))) == {f"{RATES[best]:g}"}
 
 
+def test_where_all_rates_are_alike_the_words_say_so():
+    frame = table(np.full((2, 3, 1), 0.9), np.full((2, 3, 1), 0.9), further([0] * 2, np.full((2, 2), 0.9)))
+    assert set(gf.rates_in_words(frame, ("net",))) == {"0.01 (all tried are alike)"}
+
+
 def test_those_that_choose_are_one_seed_at_every_rate_on_held_out_images():
     settings = {"net": "plain", "learning_rate": RATES, "seeds": 4, "steps": 10}
     assert gf.choosing_settings(settings) == settings | {"seeds": 1, "validation": 200}

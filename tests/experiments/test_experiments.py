@@ -233,7 +233,7 @@ def test_at_a_single_rate_nothing_is_chosen_and_all_seeds_are_judged(name):
     assert experiment.make_further_runs(chosen, errors_of(runs, always, always), "default", given, 3) == []
 
 
-@pytest.mark.parametrize("name", sorted({*TUNED} - {"inception", "vgg_depth"}))  # their pages are of one rate still
+@pytest.mark.parametrize("name", TUNED)
 def test_a_committed_page_is_of_the_runs_that_its_experiment_makes(name):
     """By their names, which hold a hash of all that decides a run, the second round by the committed errors."""
     frame = gf.load(ROOT / "results" / name, quantities=["train_error", "test_error"])
