@@ -23,7 +23,7 @@ from gradflow.kinds import checked
 from gradflow.nets import alexnet, cnn, googlenet, mlp, nin, residual, vgg
 from gradflow.nets.calls import takes_hook
 from gradflow.nets.functional import split
-from gradflow.nets.layers.initialisers import draws_recorded, shapes_alone
+from gradflow.nets.layers.initialisers import draws_recorded
 from gradflow.nets.layers.streams import Checked
 from gradflow.settings import ranges, user_code
 from gradflow.settings.signature import Setting, of_function
@@ -173,42 +173,40 @@ def first_arrays(net: str, *, seed: int, **given: Any) -> tuple[dict[str, Any], 
 
     To make the modules takes most of the time of that, and for another seed they are the same: here they are made once.
     """
-    draws, tree = _draws(net, tuple(sorted(given.items())))
+    draws, _, shapes = _traced(net, tuple(sorted(given.items())))
     values = dict(zip((*draws.jaxpr.constvars, *draws.jaxpr.invars), (*draws.consts, jnp.uint32(seed)), strict=True))
     read = lambda variable: variable.val if isinstance(variable, Literal) else values[variable]  # noqa: E731
     for equation in draws.eqns:  # not by `jax.core.eval_jaxpr`: in its contexts what draws would be compiled again
         found = equation.primitive.bind(*map(read, equation.invars), **equation.params)
         several = equation.primitive.multiple_results
         values |= zip(equation.outvars, found if several else [found], strict=True)
-    return jax.tree.unflatten(tree, map(read, draws.jaxpr.outvars))
-
-
-@functools.lru_cache(maxsize=64)
-def _draws(net: str, given: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
-    """What draws the arrays of a net from a seed, operation by operation, and the tree that they are the leaves of."""
-
-    def parts(seed):
-        with jax.ensure_compile_time_eval(), draws_recorded():  # see `abstract`
-            return split(build(net, seed=seed, **dict(given)))[1:]
-
-    draws, shapes = jax.make_jaxpr(parts, return_shape=True)(jax.ShapeDtypeStruct((), jnp.uint32))
-    return draws, jax.tree.structure(shapes)
+    return jax.tree.unflatten(jax.tree.structure(shapes), map(read, draws.jaxpr.outvars))
 
 
 def abstract(net: str, **given: Any) -> nnx.Module:
     """`build(net, **given)` with a `jax.ShapeDtypeStruct` in the place of every array: no weights are drawn, so that
     the largest net costs about a second.
     """
-    graphs, own = [], own_file(net) is not None
+    # What a user's own name means may change from call to call.
+    _, graph, shapes = (_traced if net in NETS else _trace)(net, tuple(sorted(given.items())))
+    return nnx.merge(graph, *shapes)
+
+
+def _trace(net: str, given: tuple[tuple[str, Any], ...]) -> tuple[Any, Any, Any]:
+    """What draws the arrays of a net from a seed, operation by operation; the net's structure; the arrays' shapes."""
+    graphs, own = [], net not in NETS
 
     def parts(seed):
         # What does not depend on the seed is computed, the counts of draws above all: Flax takes time quadratic in
         # depth when they are traced (87 s instead of 8 at 1202 layers, flax 0.12.8). Weights then must not be.
         # A user's own constructor may need a seed that is a number, and then nothing must be computed from it.
-        with contextlib.nullcontext() if own else jax.ensure_compile_time_eval(), shapes_alone():
-            graph, params, rest = split(build(net, seed=0 if own else seed, **given))
+        with contextlib.nullcontext() if own else jax.ensure_compile_time_eval(), draws_recorded():
+            graph, params, rest = split(build(net, seed=0 if own else seed, **dict(given)))
         graphs.append(graph)
         return params, rest
 
-    params, rest = jax.eval_shape(parts, jax.ShapeDtypeStruct((), jnp.uint32))
-    return nnx.merge(graphs[0], params, rest)
+    draws, shapes = jax.make_jaxpr(parts, return_shape=True)(jax.ShapeDtypeStruct((), jnp.uint32))
+    return draws, graphs[0], shapes
+
+
+_traced = functools.lru_cache(maxsize=64)(_trace)

@@ -16,26 +16,17 @@ from jax.extend.core import Primitive
 
 from gradflow.errors import BadInput, choose
 
-_DRAWS = contextvars.ContextVar("what a draw gives", default="numbers")
+_RECORDED = contextvars.ContextVar("whether a draw is an operation of the trace", default=False)
 
 
 @contextlib.contextmanager
-def _draws(what: str) -> Iterator[None]:
-    token = _DRAWS.set(what)
+def draws_recorded() -> Iterator[None]:
+    """Inside, a draw by a key that is traced is one operation of the trace: evaluated, it does what it does outside."""
+    token = _RECORDED.set(True)
     try:
         yield
     finally:
-        _DRAWS.reset(token)
-
-
-def shapes_alone() -> contextlib.AbstractContextManager[None]:
-    """Inside, weights are of no meaning, and nothing of their size is computed: a key that is traced gives shapes."""
-    return _draws("shapes")
-
-
-def draws_recorded() -> contextlib.AbstractContextManager[None]:
-    """Inside, a draw by a key that is traced is one operation of the trace: evaluated, it does what it does outside."""
-    return _draws("operations")
+        _RECORDED.reset(token)
 
 
 # It has no rule for a compiler: a trace with it in is evaluated, operation by operation.
@@ -107,9 +98,7 @@ def _soon_compiled(initialise: Callable) -> Callable:
     @functools.wraps(initialise)
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        if _DRAWS.get() == "shapes":
-            return jnp.broadcast_to(jax.random.uniform(key, (), dtype), shape)
-        if _DRAWS.get() == "operations" and isinstance(key, core.Tracer):
+        if _RECORDED.get() and isinstance(key, core.Tracer):
             return _drawn.bind(key, draw=draw, shape=tuple(shape), dtype=dtype)
         # Only the outermost function may have compile options, and these are for the CPU's compiler.
         if isinstance(key, core.Tracer) or jax.default_backend() != "cpu":
