@@ -5,6 +5,12 @@ from .analyses.scalar_chain import scalar_chain as scalar_chain
 from .analyses.unrolling import influence as influence
 from .analyses.unrolling import unroll as unroll
 from .claims.diagnosis import diagnose as diagnose
+from .claims.endings import chance as chance
+from .claims.endings import error_facts as error_facts
+from .claims.endings import fate as fate
+from .claims.endings import final_error as final_error
+from .claims.endings import final_loss as final_loss
+from .claims.endings import first_step as first_step
 from .claims.rates import at_best_rates as at_best_rates
 from .claims.rates import best_rates as best_rates
 from .claims.rates import choosing_settings as choosing_settings
@@ -13,13 +19,7 @@ from .claims.rates import runs_at_best_rates as runs_at_best_rates
 from .claims.regime import gradient_decades as gradient_decades
 from .claims.regime import gradient_regime as gradient_regime
 from .claims.regime import regime_of as regime_of
-from .claims.statistics import chance as chance
 from .claims.statistics import difference as difference
-from .claims.statistics import error_facts as error_facts
-from .claims.statistics import fate as fate
-from .claims.statistics import final_error as final_error
-from .claims.statistics import final_loss as final_loss
-from .claims.statistics import first_step as first_step
 from .claims.statistics import gradient_ratio as gradient_ratio
 from .claims.statistics import gradient_slope as gradient_slope
 from .claims.statistics import per_seed as per_seed

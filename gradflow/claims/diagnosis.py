@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from gradflow.claims.endings import DEAD
 from gradflow.claims.regime import LEVEL
-from gradflow.claims.statistics import DEAD
 from gradflow.claims.symptoms import AROUND_ZERO, State, Symptoms, symptoms
 from gradflow.claims.theory import gradient_law
 from gradflow.kinds import checked

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import pandas as pd
 
 from gradflow.claims import columns
-from gradflow.claims.statistics import TWINS, final_error, with_values
+from gradflow.claims.endings import final_error
+from gradflow.claims.statistics import TWINS, with_values
 from gradflow.errors import BadInput
 from gradflow.kinds import checked
 from gradflow.runs.settings import Run

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.claims import columns, statistics
+from gradflow.claims.endings import DEAD, final_loss
 from gradflow.claims.geometry import Geometry, geometry
 from gradflow.claims.intervals import confidence_interval
 from gradflow.claims.regime import LEVEL, gradient_decades, regime_of
@@ -82,7 +83,7 @@ class Symptoms:
         """Whether the loss fell below what a dead run has; None where the runs are too short to say."""
         if self.diverged:
             return False
-        return None if self.steps < LEAST_STEPS or math.isnan(self.loss) else self.loss < statistics.DEAD
+        return None if self.steps < LEAST_STEPS or math.isnan(self.loss) else self.loss < DEAD
 
     @property
     def chain(self) -> bool:
@@ -115,7 +116,7 @@ def symptoms(table: Frame, step: int | None = None) -> list[Symptoms]:
     if step is not None and step not in steps:
         raise BadInput(f"step {step} was not recorded: choose one of {', '.join(map(str, steps))}")
     runs = table.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
-    loss = statistics.final_loss(table, by=["run"]).droplevel("seed")
+    loss = final_loss(table, by=["run"]).droplevel("seed")
     return [
         _symptoms(
             group,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from gradflow.claims import columns, statistics
+from gradflow.claims.endings import final_error
 from gradflow.errors import BadInput
 
 # pandas types every `frame["x"]` as a union that no type checker can follow: inside this file tables are not checked.
@@ -135,4 +136,4 @@ def error_curves(rows: Frame, window: int) -> tuple[Frame, Frame]:
 
 def final_errors(rows: Frame, quantity: str, by: Sequence[str] = ("run",)) -> Any:
     """The final error in percent of each finished run, indexed by the columns `by` and the seed."""
-    return PERCENT * statistics.final_error(finished(rows), quantity, by).dropna()
+    return PERCENT * final_error(finished(rows), quantity, by).dropna()

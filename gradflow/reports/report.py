@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gradflow.claims.endings import fate
 from gradflow.claims.experiment import Experiment
-from gradflow.claims.statistics import IDENTITY, PATHS, fate
+from gradflow.claims.statistics import IDENTITY, PATHS
 from gradflow.claims.verdict import Finding, Verdict, interval, number, region
 from gradflow.errors import BadInput
 from gradflow.figures import plot, save

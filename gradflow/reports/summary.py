@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradflow.claims.statistics import fate, final_error
+from gradflow.claims.endings import fate, final_error
 from gradflow.figures import rows
 from gradflow.figures.text import format_spread, nothing_varies
 from gradflow.plain_text import plain
