@@ -29,7 +29,17 @@ from gradflow.runs import files, variation
 SHIPPED = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TWINS = ("degradation", "depth_sweep")
 MEASURED = ("overhead", "unrolling")  # these make their tables themselves: they have no runs
-TUNED = ("alexnet_ingredients", "degradation", "design_rules", "inception", "lineage", "nin_head", "vgg_depth")
+TUNED = (
+    "alexnet_ingredients",
+    "arithmetic",
+    "degradation",
+    "design_rules",
+    "inception",
+    "lineage",
+    "nin_head",
+    "spatial",
+    "vgg_depth",
+)
 SMALLER: dict[str, tuple] = dict.fromkeys(
     TWINS, ("--depth", 8, 10, "--width", 4, "--batch", 16, "--steps", 5, "--evaluations", 1)
 )
