@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from gradflow.nets.calls import Marks, is_value
+from gradflow.nets.marks import Marks, is_value
 
 _CARRIED = ("__module__", "__name__", "__qualname__", "__doc__")  # through every transform, as of a wrapped function
 

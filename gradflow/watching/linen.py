@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from flax import linen
 
-from gradflow.nets import calls
+from gradflow.nets import calls, marks
 
 
 @contextlib.contextmanager
-def watched(model: Any, watcher: Any, outside: calls.Outside = None) -> Iterator[None]:
+def watched(model: Any, watcher: Any, outside: marks.Outside = None) -> Iterator[None]:
     """Inside, the calls of the model's modules are handed to the watcher, each under its path in the parameters.
 
     What another model calls is not, nor what this one does with parameters that are all from `outside`.
@@ -26,7 +26,7 @@ def watched(model: Any, watcher: Any, outside: calls.Outside = None) -> Iterator
                 return call(*arguments, **keywords)
             finally:
                 others.pop()
-        name, given = context.method_name, map(calls.is_value, (*arguments, *keywords.values()))
+        name, given = context.method_name, map(marks.is_value, (*arguments, *keywords.values()))
         if name != "__call__" and (name.startswith("_") or hasattr(linen.Module, name) or not any(given)):
             return call(*arguments, **keywords)
         inside = lambda: parameters(module.variables.get("params", {}))  # noqa: E731
@@ -40,11 +40,11 @@ def watched(model: Any, watcher: Any, outside: calls.Outside = None) -> Iterator
         calls.ACTIVE.reset(active)
 
 
-def _is_another(module: Any, model: Any, outside: calls.Outside) -> bool:
+def _is_another(module: Any, model: Any, outside: marks.Outside) -> bool:
     """Whether what is called by the user is no copy of the model."""
     if not isinstance(module, type(model)) and not isinstance(model, type(module)):
         return True
-    return calls.is_another(module.variables.get("params", {}), outside)
+    return marks.is_another(module.variables.get("params", {}), outside)
 
 
 def parameters(tree: Any) -> dict[str, jax.Array]:

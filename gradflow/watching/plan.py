@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.errors import BadInput, nearest
-from gradflow.nets import calls, dependencies
-from gradflow.nets.calls import Outside
+from gradflow.nets import dependencies, marks
 from gradflow.nets.dependencies import Passed
+from gradflow.nets.marks import Outside
 from gradflow.watching.frames import numbered
 from gradflow.watching.tracker import Found, Search
 from gradflow.watching.watch import Watched
@@ -59,13 +59,13 @@ class Plan:
     points: tuple[Point, ...]
     layers: tuple[Layer, ...]
     examples: int
-    outside: Outside  # see `calls.is_another`; None where the loss is not differentiated by the model's parameters
+    outside: Outside  # see `marks.is_another`; None where the loss is not differentiated by the model's parameters
 
 
 def plan(watched: Watched, loss: Callable[[Any], Any], params: Any, examples: int | None) -> Plan:
     """Traces `loss(params) -> (loss, anything)` once. Raises `BadInput` for what cannot be watched, and says why."""
     shapes = watched.shapes(params)
-    for outside in (calls.traces(params), None):
+    for outside in (marks.traces(params), None):
         search = Search(shapes, watched.root_is_point(shapes))
         with watched.traced(search, outside), in_one_line("the model cannot be traced with this batch"):
             closed, value = jax.make_jaxpr(lambda params: loss(params)[0], return_shape=True)(params)
@@ -111,7 +111,7 @@ def _points(closed: Any, search: Search, weights: set[str]) -> tuple[list[Point]
 
 def _names(found: Sequence[Found]) -> dict[str, str]:
     """The name of each call. Of what was traced more often than it is used, the uses are counted."""
-    root, names = calls.root_name(one.path for one in found), dict[str, str]()
+    root, names = marks.root_name(one.path for one in found), dict[str, str]()
     uses: Counter[str] = Counter()
     for one in found:
         if one.call not in names:

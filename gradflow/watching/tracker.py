@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from gradflow.errors import BadInput
 from gradflow.measuring.hooks import STACK_MARK
-from gradflow.nets import calls, dependencies
-from gradflow.nets.calls import ROOT, is_value
+from gradflow.nets import dependencies, marks
+from gradflow.nets.marks import ROOT, is_value
 from gradflow.watching import equinox, sinks
 from gradflow.watching.frames import Frame, Frames
 
@@ -71,7 +71,7 @@ class Tracker:
             return call(*arguments, **keywords)
         if self.frames:
             inside = (
-                parameters() if parameters else (equinox if equinox.is_module(module) else calls).parameters(module)
+                parameters() if parameters else (equinox if equinox.is_module(module) else marks).parameters(module)
             )
             self.frames.settle(path, dict(self.shapes.get(path, {})), inside)
         if outer:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from gradflow.errors import BadInput
 from gradflow.nets import calls
+from gradflow.nets.marks import NNX, Marks, Outside, is_point, is_value
 from gradflow.watching import equinox, linen, trees
 from gradflow.watching.frames import counted
 from gradflow.watching.tracker import Shapes, Tracker
@@ -41,14 +42,14 @@ class Watched:
         return equinox.is_module(self.model)
 
     @property
-    def marks(self) -> calls.Marks:
+    def marks(self) -> Marks:
         """How a module of the model is known by its path, of NNX and Equinox."""
-        return equinox.marks() if self.is_equinox else calls.NNX
+        return equinox.marks() if self.is_equinox else NNX
 
     def root_is_point(self, shapes: Shapes) -> bool:
         """Whether the model's own output is a point: it has weights of its own, or no submodules."""
         if not self.is_linen:
-            return calls.is_point(self.model, self.marks)
+            return is_point(self.model, self.marks)
         return not shapes or any("/" not in name for name in shapes[""])
 
     def shapes(self, params: Any) -> Shapes:
@@ -74,7 +75,7 @@ class Watched:
         }
 
     @contextlib.contextmanager
-    def traced(self, tracker: Tracker, outside: calls.Outside) -> Iterator[None]:
+    def traced(self, tracker: Tracker, outside: Outside) -> Iterator[None]:
         """Inside, the calls of the model are handed to the tracker, and nothing that was traced before is used.
 
         Those of another model of its type are not: one whose parameters are all from `outside`.
@@ -139,7 +140,7 @@ def tap(name: str, x: jax.Array) -> jax.Array:
     """
     if not isinstance(name, str) or not name:
         raise BadInput(f"the name {name!r} is not legal: it must be text")
-    if not calls.is_value(x):
+    if not is_value(x):
         raise BadInput(f"the point {name!r} is a {type(x).__name__}: legal are arrays of floating-point numbers")
     watcher = calls.ACTIVE.get()
     return x if watcher is None else watcher.tap(name, x)

@@ -14,7 +14,7 @@ from naive import digits, loss
 import gradflow as gf
 from gradflow import nets
 from gradflow.errors import BadInput
-from gradflow.nets import calls
+from gradflow.nets import calls, marks
 
 SOURCE = """
 import jax
@@ -118,5 +118,5 @@ def test_classes_are_as_they_were_after_a_trace_that_fails(file):
         gf.value_and_grad(lambda net, x: net(x[:, :3]).mean(), gf.watch(net))(net, digits(4)[0])
     assert {kind: vars(kind)["__call__"] for kind in before} == before
     assert (nnx.merge, jax.lax.scan, jax.vmap) == (merge, scan, vmap)
-    assert not any(hasattr(module, calls.MARK) for _, module in nnx.iter_modules(net))
+    assert not any(hasattr(module, marks.MARK) for _, module in nnx.iter_modules(net))
     assert json.dumps(np.asarray(net(digits(4)[0])).shape) == "[4, 10]"
