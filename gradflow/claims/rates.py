@@ -72,7 +72,8 @@ def rates_in_words(table: Rated, by: Sequence[str] = TWINS, score: Series | None
     """The rates of `best_rates` as text, which says where one is an end of its grid: a better one may lie beyond; and
     where all rates are alike, as for a net that stays at chance at each.
     """
-    best, scores = best_rates(table, by, score), _scores(table, by, score)
+    scores = _scores(table, by, score)
+    best = scores.idxmin(axis=1).rename("learning_rate")
     tried = with_values(table, by).groupby(list(by))["learning_rate"].agg(["min", "max"]).reindex(best.index)
     words = best.map("{:g}".format)
     several = tried["min"] < tried["max"]
